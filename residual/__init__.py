@@ -1,0 +1,44 @@
+"""Deep residual learning, whole: train, measure, explain and use residual networks.
+
+    import residual
+
+    model = residual.create_model("resnet20")            # random weights
+    model = residual.load("runs/resnet20")               # what a run has trained
+    residual.list_models()
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from residual.models.catalog import describe, list_models
+
+if TYPE_CHECKING:
+    from residual.models.resnet import ResNet
+    from residual.weights.sources import load
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "create_model", "describe", "list_models", "load"]
+
+
+def create_model(name: str, **changes: Any) -> "ResNet":
+    """A network with random weights: the catalog's `name` with some fields of its description changed.
+
+    `create_model("resnet20", classes=100)`.  Raises ValueError for an unknown name, depth or field.
+    """
+    import dataclasses
+
+    from residual.models.resnet import ResNet
+
+    description = describe(name)
+    known = [field.name for field in dataclasses.fields(description)]
+    if unknown := sorted(changes.keys() - set(known)):
+        raise ValueError(f"a network has no {unknown[0]!r}; what can be changed: {', '.join(known)}")
+    return ResNet(dataclasses.replace(description, **changes))
+
+
+def __getattr__(name: str) -> Any:
+    """`residual.load` imports PyTorch only when it is asked for."""
+    if name == "load":
+        from residual.weights.sources import load
+
+        return load
+    raise AttributeError(f"module 'residual' has no attribute {name!r}")

@@ -1,0 +1,5 @@
+"""`python -m residual` is the `residual` command."""
+
+from residual.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The commands: one module each, one list of them in main.py."""

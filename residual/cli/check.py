@@ -1,0 +1,64 @@
+"""residual data check DIR: what is wrong with my data, before training."""
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+SHOWN = 20  # problems and pairs of each kind
+
+
+@app.callback()
+def data() -> None:
+    """Keep `check` a command of its own beside those to come."""
+
+
+@app.command("check")
+def check(
+    where: Annotated[str, typer.Argument(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")],
+    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 2,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count classes, name damaged files, find duplicates within and across splits.  Writes nothing."""
+    from residual.data.check import check as look
+    from residual.data.sources import open_dataset
+
+    found = look(open_dataset(where, workers=workers))
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(found.origin)
+    for split, classes in found.counts.items():
+        smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
+        print(
+            f"  {split:10} {sum(classes.values()):,} images of {len(classes)} classes, from {classes[smallest]:,} "
+            f"({smallest}) to {classes[largest]:,} ({largest})"
+        )
+    if found.sizes:
+        common = sorted(found.sizes.items(), key=lambda item: -item[1])[:3]
+        print("  sizes      " + ", ".join(f"{size} ({count:,})" for size, count in common))
+    if found.imbalance > 3:
+        print(f"  imbalance  the largest class has {found.imbalance:.1f} times as many training images as the smallest")
+    _list("files left out", [f"{problem.path}: {problem.reason}" for problem in found.problems])
+    _list("groups of equal images", [_alike(each.names, each.splits) for each in found.duplicates])
+    _list("pairs of splits' images that look alike", [_alike(each.names, each.splits) for each in found.near_duplicates])
+    _list("notes", list(found.notes))
+    leaks = sum(each.across_splits for each in (*found.duplicates, *found.near_duplicates))
+    if leaks:
+        print(f"{leaks} of these stand in two splits: what is trained on would be tested on.")
+    print(f"Next: residual train --model resnet18 --data {where}")
+
+
+def _alike(names: tuple[str, ...], splits: tuple[str, ...]) -> str:
+    return " = ".join(f"{split}: {name}" for name, split in zip(names, splits, strict=True))
+
+
+def _list(title: str, lines: list[str]) -> None:
+    if lines:
+        print(f"{len(lines):,} {title}:")
+        for line in lines[:SHOWN]:
+            print(f"  {line}")
+        if len(lines) > SHOWN:
+            print(f"  ... and {len(lines) - SHOWN:,} more (--json shows all)")

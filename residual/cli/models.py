@@ -1,0 +1,74 @@
+"""residual models [NAME]: the catalog, or one network stage by stage.  No torch."""
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="A network, e.g. resnet50 or resnet74.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the networks, or show one network's stages, shapes, parameters and multiply-adds."""
+    from residual.models.catalog import describe, list_models
+    from residual.models.cost import macs, parameters, stages
+
+    if name is None:
+        rows = [
+            {"name": each, "parameters": parameters(d), "macs": macs(d), "image": d.image, "shortcut": d.shortcut}
+            for each in list_models()
+            for d in [describe(each)]
+        ]
+        if as_json:
+            _print_json(rows)
+            return
+        lines = [("network", "parameters", "multiply-adds", "image", "shortcut")]
+        lines += [
+            (
+                str(row["name"]),
+                f"{row['parameters']:,}",
+                f"{row['macs']:,}",
+                f"{row['image']} px",
+                str(row["shortcut"]),
+            )
+            for row in rows
+        ]
+        _print_table(lines)
+        print("\nAny other legal depth works too (resnet74, plain26).  Next: residual models resnet50")
+        return
+    description = describe(name)
+    table = stages(description)
+    if as_json:
+        _print_json({"name": name, "description": asdict(description), "stages": [asdict(s) for s in table]})
+        return
+    lines = [("stage", "output", "blocks", "channels", "parameters", "multiply-adds")]
+    lines += [
+        (s.name, f"{s.side} px", str(s.blocks or ""), str(s.channels), f"{s.parameters:,}", f"{s.macs:,}")
+        for s in table
+    ]
+    lines.append(("total", "", "", "", f"{parameters(description):,}", f"{macs(description):,}"))
+    print(
+        f"{name}: {description.block} blocks, shortcut {description.shortcut}, order {description.order}, "
+        f"images of {description.image} pixels, {description.classes} classes\n"
+    )
+    _print_table(lines)
+    print(f"\nNext: residual train --model {name} --data DIR")
+
+
+def _print_table(lines: list[tuple[str, ...]]) -> None:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    for line in lines:
+        first, *rest = (
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        print("  ".join([first, *rest]).rstrip())
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    json.dump(value, sys.stdout, indent=2)
+    print()

@@ -1,0 +1,47 @@
+"""residual predict: class names and probabilities for images."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def predict(
+    weights: Annotated[Path, typer.Argument(help="A run folder or a file of weights.")],
+    images: Annotated[list[str], typer.Argument(help="Files or folders; - reads one image from standard input.")],
+    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
+    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
+) -> None:
+    """Say what is in each image.  An image that cannot be read is named with its reason; exit code 1 then."""
+    from residual.serve.predict import STDIN
+    from residual.serve.predict import predict as predictions
+    from residual.train.precision import keep_freed_memory, pick_device
+    from residual.weights.sources import load
+
+    for path in images:
+        if path != STDIN and not Path(path).exists():
+            raise ValueError(f"there is no {path!r}; give image files, folders of images, or - for standard input")
+    keep_freed_memory()
+    model = load(weights)
+    model.to(pick_device(device))
+    bad = count = 0
+    for found in predictions(model, model.card, images, top=top, workers=workers):
+        count += 1
+        bad += found.problem is not None
+        if as_json:
+            print(json.dumps(asdict(found)), flush=True)
+            continue
+        name = found.path.encode("utf-8", "backslashreplace").decode()
+        if found.problem is not None:
+            print(f"{name}: not used: {found.problem}")
+        else:
+            pairs = zip(found.classes, found.probabilities, strict=True)
+            print(f"{name}: " + ", ".join(f"{each} {100 * share:.1f} %" for each, share in pairs), flush=True)
+    if not count:
+        raise ValueError(f"there is no image in {', '.join(images)}; predict reads JPEG, PNG, WebP, BMP and GIF")
+    if bad:
+        raise typer.Exit(1)

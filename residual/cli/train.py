@@ -1,0 +1,145 @@
+"""residual train: a network, images and a recipe become a run."""
+
+import re
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from residual.pipeline import Plan
+
+
+def train(
+    model: Annotated[
+        str | None,
+        typer.Option(help="A name of `residual models`; with --recipe finetune a run folder or weights file."),
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, shapes, or a folder.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="modern (default), paper, paper-choosing or finetune.")] = None,
+    time: Annotated[
+        str | None, typer.Option(help="End, annealed, within this time: 90s, 15m, 1h30m.", metavar="DURATION")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the images, instead of the recipe's.")] = None,
+    size: Annotated[int | None, typer.Option(help="Side of the square that photographs are brought to.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, order and augmentation (0).")] = None,
+    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:1, mps.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes that decode images (2).")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder (runs/MODEL).", file_okay=True)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if absent.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what happens as JSON lines.")] = False,
+) -> None:
+    """Train a network; stop it whenever you like and go on with --resume."""
+    budget = None if time is None else seconds(time)
+    if budget is not None and epochs is not None:
+        raise ValueError(f"--time {time} and --epochs {epochs:g} both set the length; give one of them")
+    if epochs is not None and not 0 < epochs < 1e6:
+        raise ValueError(f"--epochs is {epochs:g}; a training needs more than 0 passes over the images")
+    if size is not None and not 8 <= size <= 1024:
+        raise ValueError(f"--size is {size}; images can be 8 to 1024 pixels wide")
+    asked = {
+        "model": model,
+        "data": data,
+        "seed": seed,
+        "size": size,
+        "device": device,
+        "workers": workers,
+        "budget": budget,
+    }
+    if resume:
+        folder = _folder_to_resume(out)
+        _refuse_other_settings(folder, recipe, epochs, asked)
+    elif model is None or data is None:
+        missing = " and ".join(flag for flag, value in (("--model", model), ("--data", data)) if value is None)
+        raise ValueError(
+            f"{missing} must be given, for example: residual train --model resnet20 --data cifar10; to go on with a "
+            "run: residual train --resume --out runs/NAME"
+        )
+
+    from residual import pipeline
+    from residual.cli.watch import watch
+
+    stop = pipeline.Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: setattr(stop, "signal", received))
+    if resume:
+        events = pipeline.resume(folder, stop=stop)
+    else:
+        assert model is not None
+        plan = _plan(asked, recipe or "modern", epochs, download=download, tensorboard=tensorboard)
+        folder = out if out is not None else _free_folder(model)
+        events = pipeline.train(plan, folder, stop=stop)
+    if not watch(events, folder, as_json=as_json) and stop.signal:
+        raise typer.Exit(128 + stop.signal)
+
+
+def seconds(duration: str) -> float:
+    """"1h30m", "15m" or "90s" in seconds."""
+    parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", duration.strip())
+    units = zip(parts.groups(), (3600, 60, 1), strict=True) if parts else ()
+    total = sum(float(part or 0) * unit for part, unit in units)
+    if total <= 0:
+        raise ValueError(
+            f"--time {duration!r} is no time to train in; write hours, minutes or seconds: 1h30m, 15m, 90s"
+        )
+    return total
+
+
+def _plan(
+    asked: dict[str, object], recipe: str, epochs: float | None, *, download: bool, tensorboard: bool
+) -> "Plan":
+    from residual.models.catalog import describe
+    from residual.pipeline import Plan
+    from residual.recipes.catalog import recipe_named
+    from residual.weights.sources import load
+
+    model = str(asked["model"])
+    start = Path(model)
+    if recipe == "finetune":
+        described = load(start).description
+    elif start.exists() and (start.is_file() or (start / "run.json").exists()):
+        raise ValueError(f"{model} holds trained weights; to go on from them on other data, add --recipe finetune")
+    else:
+        described = describe(model)
+    chosen = recipe_named(recipe, described)
+    if epochs is not None:
+        chosen = replace(chosen, epochs=epochs, iterations=None)
+    given = {name: value for name, value in asked.items() if value is not None}
+    return Plan(recipe=chosen, download=download, tensorboard=tensorboard, **given)  # type: ignore[arg-type]
+
+
+def _folder_to_resume(out: Path | None) -> Path:
+    if out is None:
+        raise ValueError("--resume needs to know which run: add --out runs/NAME")
+    if not (out / "run.json").is_file():
+        raise ValueError(f"{out} is not a run folder (it has no run.json), so there is nothing to go on with")
+    return out
+
+
+def _refuse_other_settings(
+    folder: Path, recipe: str | None, epochs: float | None, asked: dict[str, object]
+) -> None:
+    """A resumed run keeps its settings; one that is given again must be the same."""
+    from residual.records import RunFolder
+
+    plan = RunFolder.open(folder).description.get("plan", {})
+    then = {**plan, "recipe": plan.get("recipe", {}).get("name"), "epochs": plan.get("recipe", {}).get("epochs")}
+    for name, value in {**asked, "recipe": recipe, "epochs": epochs}.items():
+        if value is not None and value != then.get(name):
+            flag = "time" if name == "budget" else name
+            raise ValueError(
+                f"{folder} was started with {flag} {then.get(name)!r}, and --{flag} now says {value!r}; a resumed run "
+                f"keeps its settings: leave --{flag} out, or start another run with another --out"
+            )
+
+
+def _free_folder(model: str) -> Path:
+    base = Path("runs") / Path(model).name.removesuffix(".safetensors")
+    number, folder = 2, base
+    while folder.exists():
+        folder, number = base.with_name(f"{base.name}-{number}"), number + 1
+    return folder

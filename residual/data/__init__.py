@@ -1,0 +1,1 @@
+"""Images, labels, boxes and masks become batches."""

@@ -1,0 +1,71 @@
+"""Which data is meant, and who reads it."""
+
+from pathlib import Path
+
+from residual.data.assemble import Progress
+from residual.data.cifar import CIFAR10, CIFAR100, Source, download_cifar, find_cifar, read_cifar
+from residual.data.digits import read_digits
+from residual.data.folder import read_folder
+from residual.data.images import Dataset
+from residual.data.kept import cache_folder
+from residual.data.parquet import find_parquet, read_parquet
+from residual.data.shapes import read_shapes
+
+NAMES = ("cifar10", "cifar100", "digits", "shapes")
+
+
+def open_dataset(
+    where: str,
+    *,
+    size: int | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Read a named data set or a folder.
+
+    where: cifar10, cifar100, digits, shapes, or a path: CIFAR's archive or the folder it unpacks to, parquet
+        files as on the Hugging Face hub, or a folder of images.
+    size: side that the network will see; decides the side at which images of a folder are kept.
+    seed: decides which images of a folder without a split are held out, and what `shapes` draws.
+    download: whether CIFAR may be fetched when it is not there.
+    progress: called with (files read, files in all).
+    """
+    if where == "digits":
+        return read_digits()
+    if where == "shapes":
+        return read_shapes(size=size or 32, seed=seed)
+    if where in ("cifar10", "cifar100"):
+        return _cifar(CIFAR10 if where == "cifar10" else CIFAR100, size, seed, workers, download, progress)
+    path = Path(where).expanduser()
+    if not path.exists():
+        raise ValueError(f"there is no {where!r}; data is one of {', '.join(NAMES)}, or the path of a folder")
+    found = find_cifar(path)
+    if found is not None:
+        return read_cifar(*found)
+    if path.is_file():
+        raise ValueError(f"{where} is a file; data is a folder, or CIFAR's archive under its own name")
+    tables = find_parquet(path)
+    if tables:
+        return read_parquet(path, tables, size=size, seed=seed, workers=workers, progress=progress)
+    return read_folder(path.resolve(), size=size, seed=seed, workers=workers, progress=progress)
+
+
+def _cifar(
+    source: Source, size: int | None, seed: int, workers: int, download: bool, progress: Progress | None
+) -> Dataset:
+    cache = cache_folder()
+    images = cache / source.title.lower().replace("-", "")  # its images as files, by class
+    for there in (cache / source.folder, cache / source.archive):
+        found = find_cifar(there)
+        if found is not None:
+            return read_cifar(*found)
+    if images.is_dir():
+        return read_folder(images, size=size, seed=seed, workers=workers, progress=progress)
+    if download:
+        return read_cifar(source, download_cifar(source, cache))
+    raise ValueError(
+        f"{source.title} is not here: no {source.archive} in {cache}. Ask for the download (170 MB), put "
+        f"the archive from {source.url} there, or give a folder with it, or with its images, as the data"
+    )

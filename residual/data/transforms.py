@@ -1,0 +1,234 @@
+"""From stored bytes to what a network sees: normalise, and in training crop, flip and mix.
+
+Shapes: B images, H x W pixels, C channels.  Pixels are uint8 (B, H, W, C); a network gets float32 (B, C, H, W)
+in channels-last memory.  A whole batch is one tensor operation, on whatever device the pixels are.
+
+Randomness is a hash of (seed, epoch, image index, draw): no generator, no state, the same on every device,
+for any number of workers, before and after a resume.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from residual.data.decode import View, fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What a network expects of an image.  Travels inside every file of weights (law 1).
+
+    size: side of the square the network sees, pixels.
+    resize: shorter side after resizing, before the central crop; None resizes to size x size when it differs.
+    mean, std: subtracted, then divided by; in pixel units 0..255.  One number per channel, or one per channel
+        and pixel (channel, row, column), which is section 4.2's "per-pixel mean subtracted".
+    """
+
+    size: int
+    resize: int | None = None
+    channels: Literal["RGB", "BGR", "L"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+    std: tuple[float, ...] = (255.0, 255.0, 255.0)
+
+    def __post_init__(self) -> None:
+        count = 1 if self.channels == "L" else 3
+        per_pixel = count * self.size * self.size
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (count, per_pixel):
+                raise ValueError(
+                    f"{name} has {len(values)} numbers; {self.channels} images of {self.size} pixels take "
+                    f"{count} (one per channel) or {per_pixel} (one per channel and pixel)"
+                )
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, its smallest is {min(self.std)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How a training image is varied.  Probabilities and Beta parameters are 0 for "off".
+
+    crop: "pad" shifts by up to `pad` pixels over a border of zeros (section 4.2); "resized" cuts a random
+        area of at least `least_area` with a shape between 3/4 and 4/3 and resizes it (Szegedy et al. 2014).
+    mixup, cutmix: the Beta parameter; where both are on, each batch takes one of them (Zhang 2017, Yun 2019).
+    """
+
+    crop: Literal["none", "pad", "resized"] = "pad"
+    pad: int = 4
+    flip: bool = True
+    least_area: float = 0.35
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+# --- randomness --------------------------------------------------------------------------------------------
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _signed(value: int) -> int:
+    value &= 0xFFFF_FFFF_FFFF_FFFF
+    return value - (1 << 64) if value >> 63 else value
+
+
+_FIRST, _SECOND = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+
+
+def _hash(words: Tensor) -> Tensor:
+    """The finaliser of splitmix64 (Steele et al. 2014), on int64 with wrap-around."""
+    words = (words ^ ((words >> 30) & 0x3_FFFF_FFFF)) * _FIRST
+    words = (words ^ ((words >> 27) & 0x1F_FFFF_FFFF)) * _SECOND
+    return words ^ ((words >> 31) & 0x1_FFFF_FFFF)
+
+
+def key(*numbers: int) -> int:
+    """One signed 64-bit number from several, each of which changes all of it."""
+    state = torch.zeros((), dtype=torch.int64)
+    for number in numbers:
+        state = _hash(state + _signed((number + 1) * _GOLDEN))
+    return int(state)
+
+
+def uniform(seed: int, epochs: Tensor, indices: Tensor, draw: int) -> Tensor:
+    """Float32 in [0, 1), one per image: a pure function of its four arguments.
+
+    epochs, indices: int64 of one shape.  draw: which of an image's random numbers this is.
+    """
+    words = _hash(_hash(indices * _signed(_GOLDEN) + key(seed, draw)) + epochs * _signed(_GOLDEN))
+    return ((words >> 40) & 0xFF_FFFF).to(torch.float32) / 2**24
+
+
+def permutation(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of `count` images in one epoch: (count,) int64."""
+    return torch.argsort(_hash(torch.arange(count) * _signed(_GOLDEN) + key(seed, epoch, -1)), stable=True)
+
+
+# --- one image ---------------------------------------------------------------------------------------------
+
+
+def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Resize one decoded image (H, W, C) and cut its centre: uint8 (size, size, C), still RGB or grey.
+
+    The same function serves training, evaluation and prediction, so all three see the same bytes: a training
+    set keeps the square of `resize` pixels, and the centre of that square is what is evaluated.
+    """
+    view = View(
+        size=preprocessing.resize or preprocessing.size,
+        resize=preprocessing.resize,
+        interpolation=preprocessing.interpolation,
+    )
+    return np.ascontiguousarray(centre(fit(image, view)[None], preprocessing.size)[0])
+
+
+Pictures = TypeVar("Pictures", NDArray[np.uint8], Tensor)
+
+
+def centre(images: Pictures, size: int) -> Pictures:
+    """The central size x size pixels: (B, H, W, C) -> (B, size, size, C)."""
+    top, left = ((side - size) // 2 for side in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
+
+
+# --- whole batches -----------------------------------------------------------------------------------------
+
+
+class Normalize:
+    """(pixels - mean) / std for one description, with the constants kept on the device."""
+
+    def __init__(self, preprocessing: Preprocessing, device: torch.device | str = "cpu") -> None:
+        self.preprocessing = preprocessing
+        channels = 1 if preprocessing.channels == "L" else 3
+
+        def constant(values: tuple[float, ...]) -> Tensor:
+            table = torch.tensor(values, dtype=torch.float32)
+            if len(values) == channels:
+                return table.to(device)
+            return table.view(channels, preprocessing.size, preprocessing.size).permute(1, 2, 0).to(device)
+
+        self.mean, self.inverse_std = constant(preprocessing.mean), 1 / constant(preprocessing.std)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """The centre of (B, H, W, C) uint8 -> (B, C, size, size) float32, channels-last."""
+        return self.floats(centre(pixels, self.preprocessing.size)).permute(0, 3, 1, 2)
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """(B, H, W, C) uint8 -> the same shape in float32, normalised."""
+        if self.preprocessing.channels == "BGR":
+            pixels = pixels.flip(-1)
+        return (pixels.to(torch.float32) - self.mean) * self.inverse_std
+
+
+def crop_and_flip(
+    images: Tensor, augmentation: Augmentation, seed: int, epochs: Tensor, indices: Tensor, size: int
+) -> Tensor:
+    """Cut one random size x size window from each image and mirror half of them: one gather.
+
+    images: (B, H, W, C) float, normalised, so a border of zeros is a border of the mean colour.
+    epochs, indices: (B,) int64, on the device of the images.  Returns (B, C, size, size), channels-last.
+    """
+    count, height, width, _ = images.shape
+    if augmentation.crop == "resized":
+        return _resized_crop(images, augmentation, seed, epochs, indices, size)
+    pad = augmentation.pad if augmentation.crop == "pad" else 0
+    if pad:
+        images = functional.pad(images, (0, 0, pad, pad, pad, pad))
+    room_down, room_right = height + 2 * pad - size, width + 2 * pad - size
+    if augmentation.crop == "pad":
+        top = (uniform(seed, epochs, indices, 0) * (room_down + 1)).long()
+        left = (uniform(seed, epochs, indices, 1) * (room_right + 1)).long()
+    else:
+        top, left = (torch.full_like(indices, room // 2) for room in (room_down, room_right))
+    along = torch.arange(size, device=images.device)
+    columns = along.expand(count, size)
+    if augmentation.flip:
+        mirrored = uniform(seed, epochs, indices, 2) < 0.5
+        columns = torch.where(mirrored[:, None], size - 1 - columns, columns)
+    rows = (top[:, None] + along)[:, :, None]
+    columns = (left[:, None] + columns)[:, None, :]
+    image = torch.arange(count, device=images.device)[:, None, None]
+    return images[image, rows, columns].permute(0, 3, 1, 2)
+
+
+def _resized_crop(
+    images: Tensor, augmentation: Augmentation, seed: int, epochs: Tensor, indices: Tensor, size: int
+) -> Tensor:
+    draws = [uniform(seed, epochs, indices, draw) for draw in range(5)]
+    area = augmentation.least_area + (1 - augmentation.least_area) * draws[3]
+    shape = torch.exp((2 * draws[4] - 1) * float(np.log(4 / 3)))  # width / height
+    wide, high = ((area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1))
+    across, down = (2 * draws[1] - 1) * (1 - wide), (2 * draws[0] - 1) * (1 - high)
+    if augmentation.flip:
+        wide = torch.where(draws[2] < 0.5, -wide, wide)
+    zero = torch.zeros_like(wide)
+    matrix = torch.stack([torch.stack([wide, zero, across], 1), torch.stack([zero, high, down], 1)], 1)
+    grid = functional.affine_grid(matrix, [len(images), 1, size, size], align_corners=False)
+    pictures = images.permute(0, 3, 1, 2)
+    sampled = functional.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+    return sampled.contiguous(memory_format=torch.channels_last)
+
+
+def mix(images: Tensor, augmentation: Augmentation, seed: int, step: int) -> tuple[Tensor, float]:
+    """Mix each image with its mirror in the batch (row i with row B-1-i); returns the share of the own label.
+
+    One draw serves the batch, from (seed, step).  Without mixup and cutmix: the images themselves and 1.0.
+    """
+    if not augmentation.mixup and not augmentation.cutmix:
+        return images, 1.0
+    rng = np.random.Generator(np.random.Philox(key=key(seed, step, -2) & 0xFFFF_FFFF_FFFF_FFFF))
+    use_cutmix = augmentation.cutmix > 0 and (augmentation.mixup == 0 or rng.random() < 0.5)
+    parameter = augmentation.cutmix if use_cutmix else augmentation.mixup
+    share = float(rng.beta(parameter, parameter))
+    partners = images.flip(0)
+    if not use_cutmix:
+        return torch.lerp(partners, images, share), share
+    height, width = images.shape[2:]
+    high, wide = (round(side * (1 - share) ** 0.5) for side in (height, width))
+    top, left = int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1))
+    images = images.clone()
+    images[:, :, top : top + high, left : left + wide] = partners[:, :, top : top + high, left : left + wide]
+    return images, 1 - high * wide / (height * width)

@@ -1,0 +1,1 @@
+"""A trained network looked at: scores, errors with their uncertainty, calibration."""

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the networks, and what they cost."""

@@ -1,0 +1,1 @@
+"""Named descriptions of a run, with the claim on top."""

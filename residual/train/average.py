@@ -1,0 +1,56 @@
+"""Averages taken over training: of the weights (EMA), and of the batch-norm statistics (exact, at the end)."""
+
+import copy
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # one, two and three dimensions, and the synchronised one
+
+
+class WeightAverage:
+    """An exponential moving average of a network's parameters and buffers (Polyak; Tarvainen & Valpola 2017).
+
+    The first updates use a shorter memory, (1 + n) / (10 + n), so that the random start is soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`; integer buffers are copied."""
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        ours, theirs = self.model.state_dict(), model.state_dict()
+        floats = [name for name, value in ours.items() if value.is_floating_point()]
+        torch._foreach_lerp_([ours[n] for n in floats], [theirs[n] for n in floats], 1 - decay)
+        for name in ours.keys() - set(floats):
+            ours[name].copy_(theirs[name])
+
+
+@torch.no_grad()
+def set_exact_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace every batch norm's running mean and variance by the plain average over `batches`.
+
+    The released ResNets did this after training instead of keeping moving averages (the authors' release
+    notes; "precise BN" elsewhere).  batches: normalised images (B, C, *), large ones.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
+    was_training = model.training
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's way to say "plain average"
+    model.train()
+    for images in batches:
+        model(images)
+    model.train(was_training)
+    for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+        norm.momentum = momentum
+        assert norm.num_batches_tracked is not None
+        norm.num_batches_tracked.copy_(count)

@@ -1,0 +1,37 @@
+"""Stochastic gradient descent with momentum, and what weight decay applies to."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sgd:
+    """v <- momentum v + g + decay w;  w <- w - rate v.
+
+    decay_all: False spares batch-norm scales, shifts and biases (Goyal et al. 2017; Jia et al. 2018); the
+    paper says only "a weight decay of 0.0001".
+    """
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    decay: float = 1e-4
+    decay_all: bool = True
+
+
+def make_optimizer(model: nn.Module, description: Sgd) -> torch.optim.SGD:
+    """The optimizer over all parameters of `model`; the rate is set by the loop before every iteration."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    decayed = [p for p in parameters if description.decay_all or p.ndim > 1]
+    spared = [p for p in parameters if not description.decay_all and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": description.decay}]
+    if spared:
+        groups.append({"params": spared, "weight_decay": 0.0})
+    return torch.optim.SGD(
+        groups,
+        lr=0.0,
+        momentum=description.momentum,
+        nesterov=description.nesterov,
+        fused=parameters[0].device.type in ("cpu", "cuda"),
+    )

@@ -1,0 +1,58 @@
+import pytest
+
+from residual.data.folder import printable
+from residual.data.sources import open_dataset
+
+
+def test_a_flat_folder_holds_out_a_fifth_of_each_class(pets):
+    data = open_dataset(str(pets), seed=1)
+    assert data.classes == ("cat", "dog")
+    assert (len(data.train), len(data.validation), data.test) == (16, 4, None)
+    assert data.validation.labels.tolist() == [0, 0, 1, 1]
+    assert data.split["seed"] == 1
+    assert set(data.train.names) | set(data.validation.names) == {
+        f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10)
+    }
+
+
+def test_folders_of_splits_are_taken_as_they_are(tmp_path, draw):
+    for split, count in (("train", 4), ("valid", 2), ("test", 3)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                draw(tmp_path / split / name / f"{number}.png", seed=number)
+    data = open_dataset(str(tmp_path))
+    assert {name: len(images) for name, images in data.splits().items()} == {
+        "train": 8, "validation": 4, "test": 6,
+    }  # fmt: skip
+    assert data.problems == ()
+
+
+def test_train_and_test_alone_leave_training_whole(shared_data):
+    data = open_dataset(str(shared_data / "cifar10_small"), workers=1)
+    assert (len(data.train), data.validation, len(data.test)) == (2000, None, 1000)
+    assert data.train.shape == (32, 32, 3)
+    assert data.train.labels.bincount().tolist() == [200] * 10
+
+
+def test_photographs_become_squares_of_the_stored_side(shared_data, tmp_path):
+    photos = sorted((shared_data / "photos").iterdir())[:8]
+    for number, photo in enumerate(photos):
+        folder = tmp_path / ("a" if number % 2 else "b")
+        folder.mkdir(exist_ok=True)
+        (folder / photo.name).symlink_to(photo)
+    data = open_dataset(str(tmp_path), size=56)
+    assert data.train.shape == (64, 64, 3)
+    assert len(data.train) + len(data.validation) == 8
+
+
+def test_a_class_missing_from_validation_does_not_shift_the_others(tmp_path, draw):
+    for name in ("ant", "bee", "cat"):
+        draw(tmp_path / "train" / name / "1.png")
+    draw(tmp_path / "val" / "cat" / "1.png")
+    data = open_dataset(str(tmp_path))
+    assert data.validation.labels.tolist() == [2]
+    assert [problem.path for problem in data.problems] == ["val/ant", "val/bee"]
+
+
+def test_names_that_are_no_text_are_shown_all_the_same():
+    assert printable(b"caf\xc3\xa9 \xff.png") == "café \\xff.png"

@@ -1,0 +1,91 @@
+import builtins
+import json
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from residual.data.sources import open_dataset
+
+pyarrow = pytest.importorskip("pyarrow")
+import pyarrow.parquet  # noqa: E402
+
+
+def png(seed: int) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (32, 32, 3), np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write(path: Path, images: list, labels: list, *, names=("cat", "dog"), image="img", label="label") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pyarrow.table({image: images, label: labels})
+    if names:
+        features = {"info": {"features": {label: {"names": list(names), "_type": "ClassLabel"}}}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pyarrow.parquet.write_table(table, path)
+
+
+def cells(count: int, start: int = 0) -> list[dict]:
+    return [{"bytes": png(start + number), "path": None} for number in range(count)]
+
+
+def test_files_as_on_the_hub_are_read_with_their_class_names(tmp_path):
+    write(tmp_path / "plain_text" / "train-00000-of-00002.parquet", cells(4), [0, 1, 0, 1])
+    write(tmp_path / "plain_text" / "train-00001-of-00002.parquet", cells(2, 10), [1, 1])
+    write(tmp_path / "plain_text" / "test-00000-of-00001.parquet", cells(3, 20), [1, 0, 1])
+    data = open_dataset(str(tmp_path), workers=1)
+    assert data.classes == ("cat", "dog")
+    assert data.train.labels.tolist() == [0, 1, 0, 1, 1, 1]
+    assert data.test.labels.tolist() == [1, 0, 1]
+    assert data.validation is None
+    assert (data.train.pixels[4].numpy() == np.asarray(Image.open(BytesIO(png(10))))).all()
+    assert data.train.names[4] == "plain_text/train-00001-of-00002.parquet:0"
+
+
+def test_without_names_and_struct_the_numbers_and_bytes_serve(tmp_path):
+    write(
+        tmp_path / "train.parquet", [png(number) for number in range(20)], [number % 3 for number in range(20)],
+        names=None, image="image", label="fine_label",
+    )  # fmt: skip
+    data = open_dataset(str(tmp_path))
+    assert data.classes == ("0", "1", "2")
+    assert len(data.validation) == 4
+
+
+def test_a_row_without_an_image_is_listed(tmp_path):
+    write(tmp_path / "train.parquet", [*cells(3), {"bytes": None, "path": "a.png"}], [0, 1, 0, 1])
+    data = open_dataset(str(tmp_path))
+    assert [problem.path for problem in data.problems] == ["train.parquet:3"]
+
+
+@pytest.mark.parametrize(
+    "labels, named, reason",
+    [([0, -1], {}, "label -1"), ([0, 5], {}, "a label is 5"), ([0, 1], {"image": "scan"}, "the columns scan")],
+)
+def test_what_does_not_fit_is_refused(tmp_path, labels, named, reason):
+    write(tmp_path / "train.parquet", cells(2), labels, **named)
+    with pytest.raises(ValueError, match=reason):
+        open_dataset(str(tmp_path))
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path):
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 but not really")
+    with pytest.raises(ValueError, match=r"train\.parquet cannot be read as parquet"):
+        open_dataset(str(tmp_path))
+
+
+def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
+    write(tmp_path / "train.parquet", cells(2), [0, 1])
+    real = builtins.__import__
+
+    def without(name, *rest):
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"residual\[data\]"):
+        open_dataset(str(tmp_path))

@@ -1,0 +1,289 @@
+"""The rows of the reliability plan: T is training, D is data.
+
+Each row has a sample of a few seconds that runs with every test, and a whole run marked `reliability`
+(`make test-reliability`).  A row states its figures; they are printed as a table at the end.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import select
+import shutil
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def row(request):
+    """row(id, what, figures, passed): state a row's figures, and fail the test where the bar is missed."""
+
+    def state(id: str, what: str, figures: str, passed: bool) -> None:
+        request.node.user_properties.append(("row", (id, what, figures, bool(passed))))
+        assert passed, f"{id} {what}: {figures}"
+
+    return state
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = terminalreporter.stats.get("passed", []) + terminalreporter.stats.get("failed", [])
+    rows = [value for report in reports for name, value in report.user_properties if name == "row"]
+    if not rows:
+        return
+    terminalreporter.section("reliability")
+    for id, what, figures, passed in sorted(rows, key=lambda r: (r[0][0], int(r[0][1:].split()[0]))):
+        terminalreporter.write_line(f"{'ok  ' if passed else 'FAIL'} {id:<4} {what:<46} {figures}")
+
+
+@dataclass
+class Child:
+    """A forked process that does one piece of work; `wait` tells how it ended and all that it said."""
+
+    pid: int
+    reading: int
+    data: bytes = b""
+
+    def wait(self, timeout: float = 60.0) -> "Ended":
+        """Until it ends; it is killed, and TimeoutError raised, after `timeout` seconds."""
+        until = time.monotonic() + timeout
+        while self._read(until):
+            pass
+        os.close(self.reading)
+        while True:  # a worker of its own may have held the pipe, or closed it early
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > until:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+                raise TimeoutError(f"the forked process was still at work after {timeout} s")
+            time.sleep(0.002)
+        lines = self.data.split(b"\n")[:-1]
+        return Ended(os.waitstatus_to_exitcode(status), [json.loads(line) for line in lines])
+
+    def hear(self, timeout: float = 60.0) -> Any:
+        """The next thing it says; None when it has ended without."""
+        until = time.monotonic() + timeout
+        while b"\n" not in self.data:
+            if not self._read(until):
+                return None
+        line, _, self.data = self.data.partition(b"\n")
+        return json.loads(line)
+
+    def _read(self, until: float) -> bool:
+        ready, _, _ = select.select([self.reading], [], [], max(0.0, until - time.monotonic()))
+        piece = os.read(self.reading, 65536) if ready else b""
+        self.data += piece
+        return bool(piece)
+
+
+@dataclass
+class Ended:
+    code: int  # negative: the signal that killed it
+    said: list[Any]  # what it told on the way, the value returned last
+
+
+@pytest.fixture
+def fork():
+    """fork(work): run work(say) in a forked process, so that a kill costs no second import of torch."""
+    children: list[Child] = []
+
+    def start(work: Callable[[Callable[[Any], None]], Any]) -> Child:
+        reading, writing = os.pipe()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            os.close(writing)
+            children.append(Child(pid, reading))
+            return children[-1]
+        code = 1
+        raw_write = os.write
+        try:
+            os.close(reading)
+
+            def say(value: Any) -> None:
+                raw_write(writing, json.dumps(value).encode() + b"\n")
+
+            said = work(say)
+            if said is not None:
+                say(said)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    yield start
+    for child in children:
+        try:
+            os.kill(child.pid, 0)
+            if os.waitpid(child.pid, os.WNOHANG) == (0, 0):
+                os.kill(child.pid, signal.SIGKILL)
+                os.waitpid(child.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+
+
+class Trainer:
+    """The real `train` command on a small network and few pictures, in a forked process."""
+
+    def __init__(self, folder: Path, fork: Any, monkeypatch: Any) -> None:
+        # before the fork, so that each run starts at once; an optimizer imports torch._dynamo
+        import torch._dynamo  # noqa: F401
+
+        import residual.cli.main  # noqa: F401
+        from residual import pipeline
+        from residual.data.shapes import read_shapes
+
+        if "pictures" not in _kept:
+            _kept["pictures"] = read_shapes(train=512, test=64)
+        self.pictures, self.open_dataset = _kept["pictures"], pipeline.open_dataset
+        monkeypatch.setattr(pipeline, "open_dataset", lambda *arguments, **named: self.pictures)
+        monkeypatch.setattr(pipeline, "EVALUATIONS", 3)
+        self.folder, self.fork = folder, fork
+
+    def quick_plan(self) -> Any:
+        """For the samples, which all share its reference run."""
+        return self.plan(iterations=14, save_steps=3, batch=8)
+
+    def plan(self, *, iterations: int = 60, save_steps: int = 5, batch: int = 24, **changes: Any) -> Any:
+        """Crop, flip, mixup, label smoothing, momentum and weight average: all that could fail to resume."""
+        from residual.data.transforms import Augmentation
+        from residual.pipeline import Plan
+        from residual.recipes.recipe import Recipe
+        from residual.train.optimizer import Sgd
+        from residual.train.schedule import Schedule
+
+        recipe = Recipe(
+            name="reliability",
+            schedule=Schedule(shape="cosine", rate=0.05, warmup=0.1),
+            iterations=iterations,
+            batch=batch,  # 512 images are 21 1/3 batches
+            optimizer=Sgd(nesterov=True, decay=5e-4, decay_all=False),
+            augmentation=Augmentation(mixup=0.5),
+            label_smoothing=0.1,
+            average=0.95,
+            precision="float32",
+        )
+        plan = Plan(model="resnet8", data="shapes", recipe=recipe, device="cpu", workers=0)
+        return dataclasses.replace(plan, save_steps=save_steps, **changes)
+
+    def start(self, run: Path, plan: Any = None, prepare: Callable[..., None] | None = None) -> Child:
+        """Train, or go on where the folder holds a run.
+
+        It says ["step", n], ["saving", n] and ["saved", n] as it goes; `prepare(say)` runs in it first.
+        """
+
+        def work(say: Callable[[Any], None]) -> None:
+            os.setpgid(0, 0)
+            from residual import pipeline
+            from residual.cli import main, train, watch
+
+            fit, save = pipeline.fit, pipeline.Checkpoints.save
+
+            def telling_fit(*arguments: Any, **named: Any) -> Any:
+                for step in fit(*arguments, **named):
+                    say(["step", step.number])
+                    yield step
+
+            def telling_save(self: Any, step: int, *arguments: Any, **named: Any) -> Any:
+                say(["saving", step])
+                path = save(self, step, *arguments, **named)
+                say(["saved", step])
+                return path
+
+            pipeline.fit, pipeline.Checkpoints.save = telling_fit, telling_save
+            watch.write = lambda path: path / "report.html"  # drawing is not training
+            train._plan = lambda *arguments, **named: plan
+            if prepare is not None:
+                prepare(say)
+            again = ["--resume"] if (run / "run.json").exists() else ["--model", "resnet8", "--data", "shapes"]
+            sys.argv = ["residual", "train", "--out", str(run), *again]
+            main.main()
+
+        return self.fork(work)
+
+    def result(self, run: Path) -> dict[str, Any]:
+        """All that a run ends with, as digests: equal exactly when two runs ended alike."""
+        newest = max((run / "checkpoints").glob("step-*.json"))
+        manifest = json.loads(newest.read_text())
+        manifest["state"].pop("seconds")
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return {
+            "step": manifest["step"],
+            "training": manifest["sha256"],  # weights, statistics, average, momentum
+            "state": manifest["state"],
+            "metrics": [{k: v for k, v in line.items() if k != "time"} for line in lines],
+            "model": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+        }
+
+    def reference(self, plan: Any, prepare: Callable[..., None] | None = None) -> dict[str, Any]:
+        """What an undisturbed run of this plan ends with."""
+        key = repr(plan)
+        if key not in _kept:
+            run = self.folder / "reference"
+            ended = self.start(run, plan, prepare).wait(300)
+            assert ended.code == 0, ended
+            _kept[key] = self.result(run)
+            shutil.rmtree(run)
+        return dict(_kept[key])
+
+
+_kept: dict[str, Any] = {}  # pictures and reference runs, for all rows
+
+
+@pytest.fixture
+def trainer(tmp_path, fork, monkeypatch):
+    return Trainer(tmp_path, fork, monkeypatch)
+
+
+@pytest.fixture
+def before_each_call(monkeypatch):
+    """before_each_call(names, action): action(name, number) runs before every os.<name> call, counted from 1.
+
+    In action, raise to make the call fail; what it returns, if callable, runs after the call.
+    """
+
+    def watch(names: tuple[str, ...], action: Callable[[str, int], Any], patch: Any = monkeypatch) -> None:
+        count = 0
+
+        def watched(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            def instead(*arguments: Any, **named: Any) -> Any:
+                nonlocal count
+                count += 1
+                after = action(name, count)
+                result = call(*arguments, **named)
+                if after is not None:
+                    after()
+                return result
+
+            return instead
+
+        for name in names:
+            patch.setattr(os, name, watched(name, getattr(os, name)))
+
+    return watch
+
+
+@pytest.fixture
+def some_tensors():
+    """some_tensors(step): a small training state, another one for every step."""
+    import torch
+
+    def make(step: int, count: int = 6) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        tensors = {f"model.{i}.weight": torch.randn(8, 9, generator=generator) for i in range(count)}
+        return tensors | {"model.bn.num_batches_tracked": torch.tensor(step)}
+
+    return make

@@ -1,0 +1,62 @@
+"""T13: two trainers, one folder.  The second is refused; a killed one does not keep the folder locked."""
+
+import os
+import signal
+
+import pytest
+
+from residual.records import AlreadyRunning, RunFolder
+
+
+def race(folder, fork):
+    """Two processes want the folder; the holder, with a forked worker, is killed.  Whether all went well."""
+    RunFolder.create(folder, {})
+    ready, go = os.pipe()
+
+    def work(say):
+        os.close(go)
+        os.read(ready, 1)  # both start when the pipe is closed
+        try:
+            with RunFolder.open(folder).lock():
+                worker = os.fork()
+                if worker == 0:
+                    say(["holds", os.getpid()])
+                    signal.pause()
+                signal.pause()
+        except AlreadyRunning as refusal:
+            say(["refused", str(refusal)])
+
+    children = {child.pid: child for child in (fork(work), fork(work))}
+    os.close(ready)
+    os.close(go)
+    holder = refused = worker = None
+    for pid, child in children.items():
+        said = child.hear()
+        if said[0] == "holds":
+            holder, worker = pid, said[1]
+        else:
+            refused = said[1]
+    os.kill(holder, signal.SIGKILL)
+    os.waitpid(holder, 0)
+    try:
+        with RunFolder.open(folder).lock():
+            free = True
+    except AlreadyRunning:
+        free = False
+    os.kill(worker, signal.SIGKILL)
+    return refused is not None and f"process {holder}" in refused and free
+
+
+def survey(tmp_path, fork, races):
+    return sum(race(tmp_path / str(number), fork) for number in range(races))
+
+
+def test_the_second_of_two_trainers_is_refused(tmp_path, fork, row):
+    good = survey(tmp_path, fork, 3)
+    row("T13", "sample: two trainers, one folder", f"{good}/3 races", good == 3)
+
+
+@pytest.mark.reliability
+def test_twenty_races_for_one_folder(tmp_path, fork, row):
+    good = survey(tmp_path, fork, 20)
+    row("T13", "two trainers, one folder, holder killed", f"{good}/20 races", good == 20)

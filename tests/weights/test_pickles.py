@@ -1,0 +1,500 @@
+"""Files of torch.save are read as data: the same tensors, bounded work, and never a call."""
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from residual.weights import pickles
+from residual.weights.pickles import BadWeights, read_tensors
+
+FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+
+
+def save(value: object, path: Path, zipped: bool, **settings: object) -> Path:
+    torch.save(value, path, _use_new_zipfile_serialization=zipped, **settings)
+    return path
+
+
+def wrap(program: bytes, path: Path, zipped: bool, storages: dict[str, bytes] | None = None) -> Path:
+    """A file around a hand-written pickle, sound in everything else."""
+    storages = storages or {}
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a/data.pkl", program)
+            archive.writestr("a/byteorder", b"little")
+            for key, content in storages.items():
+                archive.writestr(f"a/data/{key}", content)
+            archive.writestr("a/version", b"3\n")
+        return path
+    parts = [pickle.dumps(part, 2) for part in (pickles.MAGIC, pickles.PROTOCOL, {"little_endian": True})]
+    parts += [program, pickle.dumps(list(storages), 2)]
+    parts += [struct.pack("<q", len(content) // 4) + content for content in storages.values()]
+    path.write_bytes(b"".join(parts))
+    return path
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value)) + value.encode()
+
+
+def number(value: int) -> bytes:
+    content = pickle.encode_long(value)
+    return b"\x8a" + bytes([len(content)]) + content
+
+
+def storage(kind: str = "FloatStorage", key: str = "0", count: int = 4) -> bytes:
+    return (
+        b"("
+        + text("storage")
+        + b"ctorch\n"
+        + kind.encode()
+        + b"\n"
+        + text(key)
+        + text("cpu")
+        + number(count)
+        + b"tQ"
+    )
+
+
+def tensor(size: list[int], stride: list[int], offset: int = 0, source: bytes | None = None) -> bytes:
+    sizes, strides = (b"(" + b"".join(map(number, values)) + b"t" for values in (size, stride))
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + (source or storage()) + number(offset) + sizes + strides
+        + b"\x89ccollections\nOrderedDict\n)RtR"
+    )  # fmt: skip
+
+
+def dict_of(value: bytes) -> bytes:
+    return b"\x80\x02}" + text("w") + value + b"s."
+
+
+FOUR = {"0": np.arange(4, dtype="<f4").tobytes()}
+
+
+# --- what torch.save writes comes back ----------------------------------------------------------------------
+
+
+@FORMATS
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_checkpoint_comes_back_as_it_was_saved(zipped: bool, protocol: int, tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 2))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.ones(2, 3, 6, 6)).sum().backward()
+    optimizer.step()
+    saved = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epoch": 3,
+        "note": "é\n",
+        "best": -1.5,
+    }
+    read = read_tensors(save(saved, tmp_path / "x.pth", zipped, pickle_protocol=protocol))
+    assert list(read) == list(saved)
+    assert (read["epoch"], read["note"], read["best"]) == (3, "é\n", -1.5)
+    weights, momenta = read["model"], read["optimizer"]
+    assert list(weights) == list(model.state_dict())
+    for name, expected in model.state_dict().items():
+        assert torch.equal(weights[name], expected)
+        assert weights[name].dtype == expected.dtype
+    assert momenta["param_groups"] == optimizer.state_dict()["param_groups"]
+    for number_, state in optimizer.state_dict()["state"].items():
+        assert torch.equal(momenta["state"][number_]["momentum_buffer"], state["momentum_buffer"])
+
+
+@FORMATS
+@pytest.mark.parametrize("dtype", sorted(set(pickles.STORAGES.values()), key=str), ids=str)
+def test_every_type_and_shape_comes_back(zipped: bool, dtype: torch.dtype, tmp_path: Path) -> None:
+    base = (torch.arange(24) % 2 if dtype == torch.bool else torch.arange(24)).to(dtype)
+    saved = {
+        "whole": base, "scalar": base[5].clone(), "empty": torch.zeros(0, 3, dtype=dtype),
+        "turned": base.view(4, 6).t(), "part": base[7:13].view(2, 3),
+        "channels-last": base.view(1, 2, 3, 4).contiguous(memory_format=torch.channels_last),
+    }  # fmt: skip
+    read = read_tensors(save(saved, tmp_path / "x.pt", zipped))
+    for name, expected in saved.items():
+        assert torch.equal(read[name], expected), name
+        if expected.numel():
+            assert read[name].stride() == expected.stride(), name
+
+
+@FORMATS
+def test_parameters_are_read_as_tensors(zipped: bool, tmp_path: Path) -> None:
+    saved = OrderedDict(w=torch.nn.Parameter(torch.ones(2)))
+    read = read_tensors(save(saved, tmp_path / "x.pt", zipped))
+    assert type(read["w"]) is Tensor
+    assert not read["w"].requires_grad
+
+
+@FORMATS
+def test_tied_weights_stay_tied(zipped: bool, tmp_path: Path) -> None:
+    shared = torch.zeros(3)
+    read = read_tensors(save({"a": shared, "b": shared}, tmp_path / "x.pt", zipped))
+    read["a"][0] = 7
+    assert read["b"][0] == 7
+
+
+def test_somebody_elses_file_from_2018_is_read_as_torch_reads_it(shared_data: Path) -> None:
+    path = shared_data / "weights" / "resnet20-12fca82f.th"
+    read, expected = read_tensors(path), torch.load(path, map_location="cpu", weights_only=True)
+    assert read["best_prec1"] == expected["best_prec1"]
+    weights = read["state_dict"]
+    assert list(weights) == list(expected["state_dict"])
+    assert all(torch.equal(weights[name], value) for name, value in expected["state_dict"].items())
+
+
+# --- nothing in the file is executed ------------------------------------------------------------------------
+
+
+class Reduces:
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self.function, self.arguments
+
+
+def attacks(sentinel: str) -> dict[str, bytes]:
+    """Programs that would create the sentinel, were anything run."""
+    command = f"touch {sentinel}"
+    call = b"cposix\nsystem\n(" + text(command) + b"tR"
+    inner = pickle.dumps(Reduces(os.system, command), 2)
+    return {
+        "global": b"\x80\x02" + call + b".",
+        "in a dict": dict_of(call),
+        "as an argument of a known function": dict_of(b"ccollections\nOrderedDict\n(" + call + b"tR"),
+        "stack global": b"\x80\x04" + text("posix") + text("system") + b"\x93(" + text(command) + b"tR.",
+        "stack global, memoised": b"\x80\x04" + text("posix") + b"\x94" + text("system")
+        + b"\x94\x930h\x00h\x01\x93("
+        + text(command) + b"tR.",
+        "dotted name": b"\x80\x04" + text("collections") + text("OrderedDict.__init__.__globals__")
+        + b"\x93.",
+        "inst": b"(" + text(command) + b"iposix\nsystem\n.",
+        "obj": b"(cposix\nsystem\n" + text(command) + b"o.",
+        "newobj": b"\x80\x02cposix\nsystem\n" + text(command) + b"\x85\x81.",
+        "newobj_ex": b"\x80\x04cposix\nsystem\n" + text(command) + b"\x85}\x92.",
+        "extension": b"\x80\x02\x82\x01" + text(command) + b"\x85R.",
+        "extension 4": b"\x80\x02\x84\x01\x00\x00\x00" + text(command) + b"\x85R.",
+        "build on a dict": b"\x80\x02ccollections\nOrderedDict\n)R}" + text("__class__") + call + b"sb.",
+        "build on a name": b"\x80\x02ccollections\nOrderedDict\n}" + text("__setstate__") + call + b"sb.",
+        "reduce on text": b"\x80\x02" + text("posix.system") + text(command) + b"\x85R.",
+        "persistent id": b"P" + command.encode() + b"\n.",
+        "persistent call": dict_of(call + b"Q"),
+        "builtins eval": pickle.dumps({"w": Reduces(eval, f"open({sentinel!r}, 'w')")}, 2),
+        "getattr": b"\x80\x02cbuiltins\ngetattr\n(cposix\n__dict__\n" + text("system") + b"tR" + text(command)
+        + b"\x85R.",
+        "a pickle inside": pickle.dumps({"w": Reduces(pickle.loads, inner)}, 4),
+        "torch.load inside": dict_of(b"ctorch\nload\n" + text(sentinel) + b"\x85R"),
+        "numpy": dict_of(b"cnumpy.testing._private.utils\nrunstring\n" + text(command) + b"}\x86R"),
+        "a rebuild function of torch": dict_of(b"ctorch._utils\n_rebuild_device_tensor_from_numpy\n(tR"),
+        "a call kept in the memo": b"\x80\x02" + call + b"q\x000}.",
+        "python 2": b"c__builtin__\neval\n(S'open(" + sentinel.encode() + b")'\ntR.",
+    }  # fmt: skip
+
+
+ATTACKS = sorted(attacks(""))
+
+
+@FORMATS
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_no_code_from_a_file_ever_runs(attack: str, zipped: bool, tmp_path: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    path = wrap(attacks(str(sentinel))[attack], tmp_path / "x.pth", zipped)
+    with pytest.raises(BadWeights, match=r"x\.pth.* was not read: .{20}"):
+        read_tensors(path)
+    assert not sentinel.exists()
+
+
+def test_the_attacks_are_real(tmp_path: Path) -> None:
+    """Guards the test above: Python's own pickle runs one of them."""
+    sentinel = tmp_path / "sentinel"
+    pickle.loads(attacks(str(sentinel))["a pickle inside"])
+    assert sentinel.exists()
+
+
+def test_a_plain_pickle_is_refused_whatever_its_name(tmp_path: Path) -> None:
+    sentinel = tmp_path / "sentinel"
+    path = tmp_path / "x.pth"
+    path.write_bytes(attacks(str(sentinel))["global"])
+    with pytest.raises(BadWeights, match=r"torch\.save did not write it"):
+        read_tensors(path)
+    assert not sentinel.exists()
+
+
+@FORMATS
+def test_a_whole_pickled_model_is_refused_with_the_way_out(zipped: bool, tmp_path: Path) -> None:
+    path = save({"model": torch.nn.Linear(2, 2)}, tmp_path / "x.pt", zipped)
+    with pytest.raises(BadWeights, match=r"torch\.nn\.modules\.linear\.Linear.*state_dict\(\)"):
+        read_tensors(path)
+
+
+# --- what a pickle claims is checked ------------------------------------------------------------------------
+
+
+@FORMATS
+def test_a_hand_written_tensor_is_read(zipped: bool, tmp_path: Path) -> None:
+    read = read_tensors(wrap(dict_of(tensor([2, 2], [1, 2])), tmp_path / "x.pt", zipped, FOUR))
+    assert torch.equal(read["w"], torch.tensor([[0.0, 2.0], [1.0, 3.0]]))
+
+
+@FORMATS
+@pytest.mark.parametrize(
+    "program, reason",
+    [
+        (tensor([5], [1]), "outside its storage"),
+        (tensor([4], [1], 1), "outside its storage"),
+        (tensor([2], [4]), "outside its storage"),
+        (tensor([1 << 20, 1 << 20], [0, 0]), "larger than any file"),
+        (tensor([8], [0]), "outside its storage"),
+        (tensor([2, 2], [1 << 63, 1 << 63]), "outside its storage"),
+        (tensor([0, 1 << 40, 1 << 40], [1, 1, 1]), "larger than any file"),
+        (tensor([-1], [1]), "negative"),
+        (tensor([2], [-1], 3), "negative"),
+        (tensor([2], [1], -1), "negative"),
+        (tensor([2, 2], [1]), "axes"),
+        (tensor([1] * 9, [1] * 9), "axes"),
+        (tensor([4], [1], source=storage(count=5)), "storage"),
+        (tensor([4], [1], source=storage(count=1 << 62)), "more than any file"),
+        (tensor([4], [1], source=storage(count=-4)), "more than any file"),
+        (tensor([4], [1], source=storage(kind="ComplexFloatStorage")), "ComplexFloatStorage"),
+        (tensor([4], [1], source=storage(kind="Size")), "type of a storage"),
+        (tensor([4], [1], source=storage(key="1")), "storage"),
+        (tensor([4], [1], source=storage(key="../data.pkl")), "storage"),
+        (tensor([4], [1], source=text("storage")), "arguments torch.save does not write"),
+        (tensor([4], [1]) + b"}" + text("x") + b"Ksb", "damaged|attributes"),
+        (tensor([4], [1]) + text("a") + b"K\x01s", "no dict"),
+        (tensor([4], [1]) + b"K\x01a", "no list"),
+        (b"](K\x01K\x02u", "no dict"),
+        (storage(), "bare storage"),
+        (b"ctorch\nSize\n", "a name"),
+        (b"}" + tensor([4], [1]) + b"K\x01s", "keys"),
+        (b"}))s", "keys"),
+        (b"}" + (text("a") + b"Ns") * 2, "twice"),
+        (b"h\x09", "never stored"),
+        (b"0", "POP"),
+        (b"(R", "takes more"),
+        (b"(" * 65, "deeper"),
+        (b"N" + b"\x85" * 70, "deeper"),
+        (b"N" + b"\x85" * 100_000, "deeper"),
+        (b"]q\x00h\x00a", "deeper"),  # a list that holds itself
+        (b"\x8b" + struct.pack("<i", 1000) + b"\x7f" * 1000, "127 bits"),
+        (b"I" + b"9" * 5000 + b"\n", "damaged"),
+        (b"C\x01a", "SHORT_BINBYTES"),
+        (b"\x8f", "EMPTY_SET"),
+        (b"\xff", "damaged"),
+    ],
+)
+def test_a_pickle_that_lies_is_refused(program: bytes, reason: str, zipped: bool, tmp_path: Path) -> None:
+    path = wrap(dict_of(program), tmp_path / "x.pt", zipped, FOUR if b"FloatStorage" in program else None)
+    with pytest.raises(BadWeights, match=reason):
+        read_tensors(path)
+
+
+@FORMATS
+def test_shared_lists_that_unfold_to_billions_are_refused(zipped: bool, tmp_path: Path) -> None:
+    laughs = b"]q\x00" + b"".join(b"](" + b"h%c" % i * 10 + b"eq%c" % (i + 1) for i in range(12))
+    with pytest.raises(BadWeights, match="more than 100,000 values"):
+        read_tensors(wrap(dict_of(b"(" + laughs + b"t"), tmp_path / "x.pt", zipped))
+
+
+@FORMATS
+def test_the_counts_are_bounded(zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save({str(i): torch.zeros(1) for i in range(12)}, tmp_path / "x.pt", zipped)
+    for limit, small, reason in [
+        ("MAX_TENSORS", 11, "11 tensors"), ("MAX_MEMO", 20, "20 values"),
+        ("MAX_INSTRUCTIONS", 50, "50 instructions"),
+        ("MAX_VALUES", 5, "5 values"), ("MAX_FILE", 100, "the limit is 100"),
+    ]:  # fmt: skip
+        with monkeypatch.context() as patch:
+            patch.setattr(pickles, limit, small)
+            with pytest.raises(BadWeights, match=reason):
+                read_tensors(path)
+
+
+# --- damaged files ------------------------------------------------------------------------------------------
+
+
+@FORMATS
+def test_every_truncation_is_refused(zipped: bool, tmp_path: Path) -> None:
+    whole = save({"a": torch.ones(3), "b": torch.zeros(2, 2)}, tmp_path / "x.pt", zipped).read_bytes()
+    path = tmp_path / "cut.pt"
+    for length in [*range(0, len(whole), 7), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(BadWeights):
+            read_tensors(path)
+
+
+@FORMATS
+def test_a_flipped_bit_is_refused_or_changes_only_values(zipped: bool, tmp_path: Path) -> None:
+    whole = save({"a": torch.ones(3), "b": torch.zeros(2, 2)}, tmp_path / "x.pt", zipped).read_bytes()
+    path = tmp_path / "flipped.pt"
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] ^= 1 << rng.integers(8)
+        path.write_bytes(damaged)
+        try:
+            read = read_tensors(path)
+        except BadWeights:
+            refused += 1
+        else:
+            assert isinstance(read, dict)
+    assert refused > 40
+
+
+def test_a_flipped_bit_in_a_zipped_tensor_is_always_found(tmp_path: Path) -> None:
+    whole = save({"a": torch.ones(512)}, tmp_path / "x.pt", True).read_bytes()
+    start = whole.index(struct.pack("<f", 1.0) * 512)
+    path = tmp_path / "flipped.pt"
+    for place in range(start, start + 2048, 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+        with pytest.raises(BadWeights, match="CRC"):
+            read_tensors(path)
+
+
+def test_bytes_after_the_last_storage_are_refused(tmp_path: Path) -> None:
+    path = save({"a": torch.ones(3)}, tmp_path / "x.pt", False)
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(BadWeights, match="after its last storage"):
+        read_tensors(path)
+
+
+# --- zip archives that are more than an archive -------------------------------------------------------------
+
+
+def archive(path: Path, entries: list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as made:
+        for name, content in entries:
+            made.writestr(name, content)
+    return path
+
+
+GOOD = dict_of(tensor([4], [1]))
+
+
+@pytest.mark.parametrize(
+    "entries, reason",
+    [
+        ([("a/data.pkl", GOOD), ("a/../data/0", FOUR["0"])], "not inside one top folder"),
+        ([("a/data.pkl", GOOD), ("../data/0", FOUR["0"])], "not inside one top folder"),
+        ([("a/data.pkl", GOOD), ("/data/0", FOUR["0"])], "not inside one top folder"),
+        ([("a/data.pkl", GOOD), ("data.pkl", GOOD)], "not inside one top folder"),
+        ([("a/data.pkl", GOOD), ("b/data/0", FOUR["0"])], "2 top folders"),
+        ([("a/data/0", FOUR["0"])], "without a data.pkl"),
+        ([("a/data.pkl", GOOD)], "missing"),
+        ([("a/data.pkl", GOOD), ("a/data/0", FOUR["0"] + b"\0")], "17 bytes"),
+        ([("a/data.pkl", GOOD), ("a/data/0", FOUR["0"][:-1])], "15 bytes"),
+        ([("a/data.pkl", GOOD), ("a/data/0", FOUR["0"]), ("a/byteorder", b"big")], "big-endian"),
+        ([("a/data.pkl", GOOD), ("a/constants.pkl", b"")], "TorchScript"),
+    ],
+)
+def test_a_zip_archive_torch_would_not_write_is_refused(
+    entries: list[tuple[str, bytes]], reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadWeights, match=reason):
+        read_tensors(archive(tmp_path / "x.pt", entries))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
+    entries = [("a/data.pkl", GOOD), ("a/data/0", FOUR["0"]), ("a/data/0", FOUR["0"])]
+    with pytest.raises(BadWeights, match="twice"):
+        read_tensors(archive(tmp_path / "x.pt", entries))
+
+
+def test_compressed_entries_are_refused_so_nothing_can_inflate(tmp_path: Path) -> None:
+    entries = [("a/data.pkl", GOOD), ("a/data/0", bytes(50_000_000))]
+    with pytest.raises(BadWeights, match="compressed"):
+        read_tensors(archive(tmp_path / "x.pt", entries, zipfile.ZIP_DEFLATED))
+
+
+def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("a/data/0")
+    link.external_attr = 0o120777 << 16
+    path = archive(tmp_path / "x.pt", [("a/data.pkl", GOOD)])
+    with zipfile.ZipFile(path, "a") as made:
+        made.writestr(link, b"/etc/passwd")
+    with pytest.raises(BadWeights, match="symbolic link"):
+        read_tensors(path)
+
+
+def central(path: Path, name: bytes) -> tuple[bytearray, int]:
+    """The bytes of an archive and where its directory speaks of an entry."""
+    content = bytearray(path.read_bytes())
+    return content, content.rindex(name, 0, content.rindex(b"PK\x05\x06")) - 46
+
+
+@pytest.mark.parametrize(
+    "field, layout, value",
+    [
+        (8, "<H", 1),
+        (10, "<H", 12),
+        (16, "<I", 1),
+        (20, "<I", 1 << 31),
+        (24, "<I", 1 << 31),
+        (42, "<I", 0),
+        (42, "<I", 1 << 30),
+    ],
+    ids=["encrypted", "method", "checksum", "stored size", "size", "offset of another", "offset outside"],
+)
+def test_a_forged_directory_is_refused(field: int, layout: str, value: int, tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pt", [("a/data.pkl", GOOD), ("a/data/0", FOUR["0"])])
+    content, place = central(path, b"a/data/0")
+    struct.pack_into(layout, content, place + field, value)
+    path.write_bytes(content)
+    with pytest.raises(BadWeights):
+        read_tensors(path)
+
+
+def test_both_sizes_forged_alike_are_refused(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.pt", [("a/data.pkl", GOOD), ("a/data/0", FOUR["0"])])
+    content, place = central(path, b"a/data/0")
+    struct.pack_into("<II", content, place + 20, 1 << 31, 1 << 31)
+    path.write_bytes(content)
+    with pytest.raises(BadWeights, match="more bytes than the file has"):
+        read_tensors(path)
+
+
+def test_a_million_entries_are_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = archive(tmp_path / "x.pt", [("a/data.pkl", GOOD), *[(f"a/{i}", b"") for i in range(11_000)]])
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(BadWeights, match="11,001 entries"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04", b"\0" * 5000, os.urandom(5000), b"<html>"]
+)
+def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.pth"
+    path.write_bytes(content)
+    with pytest.raises(BadWeights):
+        read_tensors(path)
+
+
+def test_a_tar_archive_is_refused_by_its_age(tmp_path: Path) -> None:
+    import tarfile
+
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as made:
+        made.addfile(tarfile.TarInfo("storages"), io.BytesIO())
+    with pytest.raises(BadWeights, match=r"before PyTorch 0\.2"):
+        read_tensors(path)
+
+
+def test_pipes_folders_and_absent_files_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in [("pipe", "pipe"), (".", "folder"), ("absent", "No such file"), ("a\0b", "null")]:
+        with pytest.raises(BadWeights, match=reason):
+            read_tensors(tmp_path / name)

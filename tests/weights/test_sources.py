@@ -1,0 +1,136 @@
+"""One door for every file of weights."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from residual.data.transforms import Preprocessing
+from residual.models.catalog import describe
+from residual.models.resnet import ResNet
+from residual.weights.card import Card
+from residual.weights.pickles import BadWeights
+from residual.weights.safetensors import save
+from residual.weights.sources import convert, inspect, load
+
+CARD = Card(
+    name="resnet8",
+    model=replace(describe("resnet8"), classes=2),
+    classes=("cat", "dog"),
+    preprocessing=Preprocessing(size=32),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "run.json").write_text("{}")
+    torch.manual_seed(1)
+    save(folder / "model.safetensors", ResNet(CARD.model).state_dict(), CARD)
+    return folder
+
+
+def test_a_run_folder_and_its_file_load_alike(run: Path) -> None:
+    images = torch.randn(2, 3, 32, 32)
+    one, other = load(run), load(str(run / "model.safetensors"))
+    assert isinstance(one, ResNet)
+    assert one.card == CARD
+    assert not one.training
+    with torch.inference_mode():
+        assert torch.equal(one(images), other(images))
+
+
+def test_a_loaded_network_can_be_trained_on(run: Path) -> None:
+    model = load(run).train()
+    model(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert all(p.grad is not None and p.device.type == "cpu" for p in model.parameters())
+    assert model.get_buffer("stem.norm.num_batches_tracked") == 1
+
+
+def test_loading_draws_no_random_numbers(run: Path) -> None:
+    before = torch.get_rng_state()
+    load(run)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_file_may_be_replaced_while_its_network_lives(run: Path) -> None:
+    model = load(run)
+    kept = model.classifier.weight.clone()
+    (run / "model.safetensors").write_bytes(b"\0" * 4096)
+    assert torch.equal(model.classifier.weight, kept)
+
+
+def test_a_pinned_hash_is_checked(run: Path) -> None:
+    found = inspect(run)["sha256"]
+    assert load(run, sha256=found).card == load(run, sha256=found[:8].upper()).card
+    with pytest.raises(BadWeights, match=f"has sha256 {found}, expected 00"):
+        load(run, sha256="00")
+
+
+def test_inspect_says_whose_file_it_is_and_what_it_expects(run: Path) -> None:
+    found = inspect(run)
+    json.dumps(found)
+    assert (found["layout"], found["container"]) == ("residual", "safetensors")
+    assert found["card"]["preprocessing"]["size"] == 32
+    assert len(found["tensors"]) == len(load(run).state_dict())
+
+
+def test_convert_makes_a_file_of_ours_that_answers_alike(shared_data: Path, tmp_path: Path) -> None:
+    theirs = shared_data / "weights" / "resnet20-12fca82f.th"
+    card = convert(theirs, tmp_path / "ours.safetensors")
+    assert card.history["sha256"].startswith("12fca82f")
+    assert inspect(theirs)["layout"] == "akamaster"
+    ours = load(tmp_path / "ours.safetensors")
+    assert ours.card == card
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(ours(images), load(theirs)(images))
+
+
+def test_inspect_describes_what_cannot_be_converted(tmp_path: Path) -> None:
+    names = {"conv1.weight", "layer1.0.conv1.weight", "fc.weight", "fc.bias"}
+    torch.save({name: torch.zeros(1) for name in names}, tmp_path / "resnet18.pth")
+    found = inspect(tmp_path / "resnet18.pth")
+    json.dumps(found)
+    assert found["layout"] == "unknown"
+    assert "torchvision" in found["problem"]
+    with pytest.raises(BadWeights, match="torchvision"):
+        load(tmp_path / "resnet18.pth")
+
+
+def test_inspect_tells_what_is_wrong_with_a_file_of_ours(run: Path) -> None:
+    path = run / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-4])
+    assert "sound safetensors" in inspect(path)["problem"]
+
+
+@pytest.mark.parametrize(
+    "source, reason",
+    [
+        ("resnet20", "'resnet20' was not read: no weights are published under this name"),
+        ("nothing", "'nothing' was not read: there is no such file"),
+        ("a\0b", "was not read"),
+        ("x" * 5000, "was not read: File name too long"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_the_way_out(source: str, reason: str) -> None:
+    with pytest.raises(BadWeights, match=reason):
+        load(source)
+
+
+def test_folders_that_hold_no_weights_are_refused(tmp_path: Path, run: Path) -> None:
+    with pytest.raises(BadWeights, match=r"no run\.json"):
+        load(tmp_path)
+    (run / "model.safetensors").unlink()
+    with pytest.raises(BadWeights, match=r"no model\.safetensors yet.*--resume"):
+        load(run)
+
+
+def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "state_dict": {"note": "x"}}, tmp_path / "x.pt")
+    with pytest.raises(BadWeights, match="no named tensors"):
+        load(tmp_path / "x.pt")
