@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Generator, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -26,26 +26,28 @@ from residual.data.batches import Batch, Order, training_batches
 from residual.data.images import Dataset, ImageFiles, Images
 from residual.data.sources import open_dataset
 from residual.data.split import hold_out
-from residual.data.statistics import measure_preprocessing, network_size
-from residual.data.transforms import Normalize, key
+from residual.data.statistics import adapted, measure_preprocessing, network_size
+from residual.data.transforms import Normalize, Preprocessing, key
 from residual.evaluate.error import top_k_error
 from residual.evaluate.evaluation import evaluation
-from residual.evaluate.score import score
+from residual.evaluate.score import PIXELS_AT_ONCE, score
 from residual.events import Finished, Measured, Note, Progress, Started, Stopped
 from residual.models.catalog import describe
 from residual.models.cost import stages
+from residual.models.description import Description
 from residual.models.resnet import ResNet
 from residual.recipes.recipe import Recipe
 from residual.records import CannotWrite, RunFolder, environment, write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
-from residual.train.checkpoint import Checkpoints
+from residual.train.checkpoint import Checkpoint, Checkpoints
 from residual.train.clock import Clock
 from residual.train.distributed import World
 from residual.train.loop import NonFinite, Step, Training, fit
 from residual.train.optimizer import make_optimizer
 from residual.train.precision import keep_freed_memory, pick_device, pick_precision
 from residual.train.schedule import Pace
+from residual.train.tensorboard import TensorBoard
 from residual.weights.card import Card
 from residual.weights.safetensors import save
 from residual.weights.sources import load
@@ -122,7 +124,7 @@ def read_data(plan: Plan) -> Dataset:
 
 
 def _together(plan: Plan, run: Path, stop: Stop, *, resume: bool) -> Iterator[object]:
-    world = distributed.join(plan.device)
+    world = distributed.join(pick_device(plan.device))
     try:
         events = _Run(plan, run, stop, world).events(resume=resume)
         if world.leads:
@@ -147,21 +149,20 @@ class _Run:
         if self.device.type == "cuda" and world.size > 1:
             self.device = torch.device("cuda", world.local_rank)
         self.precision = pick_precision(plan.recipe.precision, self.device)
+        self.tensorboard = TensorBoard(path / "tensorboard") if plan.tensorboard and world.leads else None
         keep_freed_memory()
 
     def events(self, *, resume: bool) -> Iterator[object]:
         """The chapters in order."""
-        self.read_data()
-        self.build()
-        if self.world.leads and not resume:
-            self.folder = RunFolder.create(self.path, self.description())
-        elif self.world.leads:
-            self.folder = RunFolder.open(self.path)
-            self.refuse_changed_data()
-        with self.folder.lock() if self.world.leads else nullcontext():
-            with distributed.leader_first(self.world):
-                self.checkpoints = Checkpoints(self.path / "checkpoints", identity=self.identity())
-                yield from self.restore()
+        then = RunFolder.open(self.path).description if resume else None
+        with distributed.leader_first(self.world):  # what it downloads or decodes, the others find
+            self.read_data()
+        self.build(then)
+        with ExitStack() as held:
+            newest = distributed.from_leader(lambda: self.open_folder(then, held), self.world)
+            if newest is not None:
+                self.seconds_before = newest.state["seconds"]
+            yield from self.restore(newest)
             yield self.started()
             finished = yield from self.learn()
             if finished and self.world.leads:
@@ -170,7 +171,7 @@ class _Run:
     # --- data -> model ---------------------------------------------------------------------------------------
 
     def read_data(self) -> None:
-        """The splits, and what the network will expect of an image."""
+        """The splits, and what they look like on average."""
         plan, recipe = self.plan, self.recipe
         self.data = read_data(plan)
         self.preprocessing = measure_preprocessing(
@@ -179,22 +180,28 @@ class _Run:
             per_pixel=recipe.mean == "pixel",
             divide=recipe.std,
         )
-        self.normalize = Normalize(self.preprocessing, self.device)
 
-    def build(self) -> None:
-        """The network for these images and classes, its optimizer and its pace."""
+    def build(self, then: dict[str, Any] | None) -> None:
+        """The network for these images and classes, its optimizer and its pace.  then: run.json of a resumed run."""
         plan, recipe, images = self.plan, self.recipe, self.data.train
         if len(images) < 2:
             raise ValueError(f"{plan.data} has {len(images)} training images; batch norm needs at least 2")
+        self.world.shard(torch.arange(recipe.batch))  # refuses now what the first iteration would
         torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
-        start = load(plan.model) if recipe.name == "finetune" else None
-        described = describe(plan.model) if start is None else start.description
-        self.model_description = replace(
-            described,
-            classes=len(self.data.classes),
-            channels=1 if self.preprocessing.channels == "L" else 3,
-            image=self.preprocessing.size,
-        )
+        start = load(plan.model) if recipe.name == "finetune" and then is None else None
+        if start is not None:
+            self.preprocessing = adapted(start.card.preprocessing, self.preprocessing)
+        if then is not None:  # of a network to fine-tune all is in the checkpoint; its file may be gone
+            self.preprocessing = msgspec.convert(then["preprocessing"], Preprocessing)
+            self.model_description = msgspec.convert(then["model"], Description)
+        else:
+            self.model_description = replace(
+                describe(plan.model) if start is None else start.description,
+                classes=len(self.data.classes),
+                channels=1 if self.preprocessing.channels == "L" else 3,
+                image=self.preprocessing.size,
+            )
+        self.normalize = Normalize(self.preprocessing, self.device)
         model = ResNet(self.model_description)
         if start is not None:
             adopt(model, start)
@@ -206,10 +213,13 @@ class _Run:
             model,
             make_optimizer(model, recipe.optimizer),
             average,
-            shared=distributed.share(model, self.world),
+            shared=distributed.share(model, self.world, drops=self.model_description.stochastic_depth > 0),
         )
         self.pace = Pace(recipe.schedule, recipe.length(len(images)))
-        self.totals = torch.zeros(3, dtype=torch.float64, device=self.device)  # loss, errors, images since a line
+        if plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
+            self.pace = Pace(recipe.schedule, max(self.pace.iterations, 1000))
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS does not have
+        self.totals = torch.zeros(3, dtype=wide, device=self.device)  # loss, errors, images since a line
 
     def description(self) -> dict[str, Any]:
         """run.json: everything there is to know about this run before it began."""
@@ -245,9 +255,20 @@ class _Run:
         decisive += [self.data.train.fingerprint, self.precision.bfloat16, self.device.type]
         return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()
 
-    def refuse_changed_data(self) -> None:
+    def open_folder(self, then: dict[str, Any] | None, held: ExitStack) -> Checkpoint | None:
+        """The run's folder, new or as it was left, locked as long as `held`; its newest whole checkpoint."""
+        if then is None:
+            self.folder = RunFolder.create(self.path, self.description())
+        else:
+            self.folder = RunFolder.open(self.path)
+            self.refuse_changed_data(then["data"]["fingerprint"])
+        held.enter_context(self.folder.lock())
+        self.checkpoints = Checkpoints(self.path / "checkpoints", identity=self.identity())
+        return self.checkpoints.newest()
+
+    def refuse_changed_data(self, then: str) -> None:
         """A resumed run must see the images it began with."""
-        then, now = self.folder.description["data"]["fingerprint"], self.data.train.fingerprint
+        now = self.data.train.fingerprint
         if then != now:
             raise ValueError(
                 f"the training images in {self.plan.data} are not those that {self.path} began with (fingerprint "
@@ -271,11 +292,12 @@ class _Run:
         """Train to the end of the plan; False if asked to stop before.
 
         When the numbers turn bad, go back to the last checkpoint, once; a second time at the same place is the end.
+        The second time every iteration is looked at, also where a look waits for the device.
         """
         failed_at = 0
         while True:
             try:
-                return (yield from self.iterate())
+                return (yield from self.iterate(carefully=failed_at > 0))
             except NonFinite as failure:
                 if failure.step <= failed_at:
                     names = self.files_of(failure.step)
@@ -285,9 +307,9 @@ class _Run:
                     ) from failure
                 failed_at = failure.step
                 yield Note(f"{failure}; going back to the last checkpoint")
-                yield from self.restore()
+                yield from self.restore(distributed.from_leader(lambda: self.checkpoints.newest(), self.world))
 
-    def iterate(self) -> Generator[object, None, bool]:
+    def iterate(self, *, carefully: bool) -> Generator[object, None, bool]:
         """The loop, with its record, its looks at held-out images and its checkpoints between the steps."""
         training, pace, world = self.training, self.pace, self.world
         record_every = max(1, round(len(self.data.train) / self.recipe.batch / 10))
@@ -299,15 +321,20 @@ class _Run:
             pace.rate,
             seed_at=lambda step: key(self.plan.seed, step),
             precision=self.precision,
+            check_every=1 if carefully else None,
         )
         while training.step < pace.iterations:
             step = next(steps)
             done = step.number >= pace.iterations
             self.count(step)
+            stopping = distributed.any_says(bool(self.stop.signal), world)
+            recording = step.number % record_every == 0 or done
+            if recording or stopping:
+                training.refuse_non_finite()
+            if recording:
+                yield self.record(step.number, step.rate, clock)
             if self.plan.budget is not None and not done and distributed.any_says(self.replan_due(clock), world):
                 self.replan(step.number, clock)
-            if step.number % record_every == 0 or done:
-                yield self.record(step.number, step.rate, clock)
             best = False
             if world.leads and self.look_due(step.number):
                 with clock.stopped():
@@ -315,8 +342,7 @@ class _Run:
                 if measured is not None:
                     best = measured.best
                     yield measured
-            stopping = distributed.any_says(bool(self.stop.signal), world)
-            if world.leads and (stopping or done or best or self.save_due(step.number, saved)):
+            if world.leads and (stopping or done or best or self.save_due(step.number, saved)) and training.is_finite():
                 with clock.stopped():
                     yield from self.save(best=best, must=stopping or done)
                 saved = time.monotonic()
@@ -342,7 +368,8 @@ class _Run:
         images = self.recipe.batch // self.world.size
         self.totals += torch.stack([step.loss * images, step.measures["wrong"], torch.full_like(step.loss, images)])
         if self.pace.warming:
-            self.pace.saw_error(distributed.agree(100 * float(step.measures["wrong"]) / images, self.world))
+            wrong = distributed.total(step.measures["wrong"], self.world)
+            self.pace.saw_error(100 * float(wrong) / self.recipe.batch)
 
     def look_due(self, step: int) -> bool:
         """Whether another EVALUATIONS-th part of the training has just been completed."""
@@ -356,24 +383,27 @@ class _Run:
 
     def replan_due(self, clock: Clock) -> bool:
         assert self.plan.budget is not None
-        return clock.steps(self.training.step) >= 8 and clock.seconds() > 0.015 * self.plan.budget
+        first = self.pace.planned_at == 0 and clock.steps(self.training.step) >= 8
+        return first or clock.seconds() > 0.015 * self.plan.budget
 
     def loss_of(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, for mixed images of both labels; counts what the network gets wrong."""
+        """Cross-entropy, for mixed images of both labels; counts where the network misses the larger share."""
         smoothing = self.recipe.label_smoothing
         logits = model(batch.images)
         loss = functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
         if batch.share < 1:
             partner = functional.cross_entropy(logits, batch.labels.flip(0), label_smoothing=smoothing)
             loss = batch.share * loss + (1 - batch.share) * partner
-        wrong = (logits.detach().argmax(1) != batch.labels).sum()
+        larger = batch.labels if batch.share >= 0.5 else batch.labels.flip(0)
+        wrong = (logits.detach().argmax(1) != larger).sum()
         return loss, {"wrong": wrong}
 
     def replan(self, step: int, clock: Clock) -> None:
         """Under a time budget: how many iterations still fit, after what the end will need?"""
         assert self.plan.budget is not None
         per_step = clock.seconds_per_step(step)
-        left = self.plan.budget - self.seconds() - self.seconds_to_finish(step, per_step)
+        reserve = min(4.0, 0.1 * self.plan.budget)  # starting Python, writing files, a guess that was too low
+        left = self.plan.budget - reserve - self.seconds() - self.seconds_to_finish(step, per_step)
         fits = int(distributed.agree(step + max(1, left / per_step), self.world))
         if abs(fits - self.pace.iterations) > 0.003 * self.pace.iterations:
             self.pace.replan(step, fits)
@@ -386,8 +416,8 @@ class _Run:
         held, test = self.held_out(), self.data.test or self.data.validation
         looks = EVALUATIONS * (1 - self.pace.progress(step)) * (len(held[1]) if held else 0)
         weights = 2 if self.data.validation is not None else 1  # the last and the best
-        finals = weights * ((len(test) if test else 0) + 2 * self.recipe.exact_statistics)
-        return per_image * (looks + finals) + 4.0
+        finals = weights * ((len(test) if test else 0) + 2 * self.statistics_images())
+        return per_image * (looks + finals)
 
     def seconds(self) -> float:
         """Time spent on this run, before and after it was resumed."""
@@ -417,6 +447,8 @@ class _Run:
     def write(self, line: dict[str, Any]) -> None:
         if self.world.leads:
             self.folder.append(line)
+        if self.tensorboard is not None:
+            self.tensorboard.write(line)
 
     def held_out(self) -> tuple[str, Images | ImageFiles] | None:
         """What is looked at while training: the validation images, or without them the test images."""
@@ -470,10 +502,9 @@ class _Run:
                 raise
             yield Note(f"{error}; training goes on")
 
-    def restore(self) -> Iterator[Note]:
+    def restore(self, newest: Checkpoint | None) -> Iterator[Note]:
         """Go on from the newest whole checkpoint; without any, keep the beginning as the first one."""
-        newest = self.checkpoints.newest()
-        while self.checkpoints.notes:
+        while self.world.leads and self.checkpoints.notes:
             yield Note(self.checkpoints.notes.pop(0))
         if newest is None:
             if self.world.leads:
@@ -482,9 +513,8 @@ class _Run:
         state = newest.state
         self.training.load(newest.tensors, state["training"])
         self.pace.load(state["pace"])
-        self.totals.copy_(torch.tensor(state["totals"], dtype=torch.float64))
+        self.totals.copy_(torch.tensor(state["totals"], dtype=self.totals.dtype))
         self.best_error = state["best_error"]
-        self.seconds_before, self.began = state["seconds"], time.monotonic()
         if self.world.leads:
             self.folder.keep_until(newest.step)
 
@@ -538,9 +568,13 @@ class _Run:
         save(self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors"), model.state_dict(), card)
         return found
 
+    def statistics_images(self) -> int:
+        """How many images the exact statistics are taken over: of a small set each four times."""
+        return min(self.recipe.exact_statistics, 4 * len(self.data.train))
+
     def statistics_batches(self) -> Iterator[Tensor]:
         """Training images, varied as in training but not mixed, in large batches."""
-        size = min(1000, len(self.data.train))
+        size = min(1000, len(self.data.train), max(16, PIXELS_AT_ONCE // self.preprocessing.size**2))
         batches = training_batches(
             self.data.train,
             replace(self.recipe.augmentation, mixup=0.0, cutmix=0.0),
@@ -550,7 +584,7 @@ class _Run:
             start=0,
             device=self.device,
         )
-        for batch in islice(batches, math.ceil(min(self.recipe.exact_statistics, 4 * len(self.data.train)) / size)):
+        for batch in islice(batches, math.ceil(self.statistics_images() / size)):
             yield batch.images
 
     def files_of(self, step: int) -> list[str]:

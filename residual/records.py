@@ -48,6 +48,8 @@ def _way_out(number: int | None) -> str:
         return "free some space, then go on from the newest checkpoint with --resume"
     if number in (errno.EACCES, errno.EPERM, errno.EROFS):
         return "make the folder writable, or name another with --out"
+    if number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        return "name another place with --out"
     if number == errno.EFBIG:
         return "raise the limit on file sizes (ulimit -f), then go on with --resume"
     return "check the disk, then go on from the newest checkpoint with --resume"
@@ -219,7 +221,8 @@ class RunFolder:
     def _refuse_a_run(self) -> None:
         if (self.path / "run.json").exists():
             raise ValueError(
-                f"{self.path} already holds a run; go on with it by --resume, or name another folder with --out"
+                f"{self.path} already holds a run; go on with it by --resume, or name another folder with "
+                f"--out"
             )
 
     @classmethod

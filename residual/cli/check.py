@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+from residual.cli.terminal import next_step, printable, working
+
+app = typer.Typer(help="Look at data before training on it.", rich_markup_mode=None)
 SHOWN = 20  # problems and pairs of each kind
 
 
@@ -18,14 +20,18 @@ def data() -> None:
 @app.command("check")
 def check(
     where: Annotated[str, typer.Argument(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")],
-    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 2,
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that decode images.", min=0)] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count classes, name damaged files, find duplicates within and across splits.  Writes nothing."""
+    """Count classes, name damaged files, find duplicates.
+
+    Duplicates are equal or look alike, within a split or across two.  Writes nothing into the folder.
+    """
     from residual.data.check import check as look
     from residual.data.sources import open_dataset
 
-    found = look(open_dataset(where, workers=workers))
+    with working("reading the images") as progress:
+        found = look(open_dataset(where, workers=workers, progress=progress))
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
@@ -43,12 +49,14 @@ def check(
         print(f"  imbalance  the largest class has {found.imbalance:.1f} times as many training images as the smallest")
     _list("files left out", [f"{problem.path}: {problem.reason}" for problem in found.problems])
     _list("groups of equal images", [_alike(each.names, each.splits) for each in found.duplicates])
-    _list("pairs of splits' images that look alike", [_alike(each.names, each.splits) for each in found.near_duplicates])
+    _list(
+        "pairs of splits' images that look alike", [_alike(each.names, each.splits) for each in found.near_duplicates]
+    )
     _list("notes", list(found.notes))
     leaks = sum(each.across_splits for each in (*found.duplicates, *found.near_duplicates))
     if leaks:
         print(f"{leaks} of these stand in two splits: what is trained on would be tested on.")
-    print(f"Next: residual train --model resnet18 --data {where}")
+    print(next_step("train", "--model", "resnet18", "--data", where))
 
 
 def _alike(names: tuple[str, ...], splits: tuple[str, ...]) -> str:
@@ -59,6 +67,6 @@ def _list(title: str, lines: list[str]) -> None:
     if lines:
         print(f"{len(lines):,} {title}:")
         for line in lines[:SHOWN]:
-            print(f"  {line}")
+            print(f"  {printable(line)}")
         if len(lines) > SHOWN:
             print(f"  ... and {len(lines) - SHOWN:,} more (--json shows all)")

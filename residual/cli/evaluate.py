@@ -1,10 +1,13 @@
 """residual evaluate: the error of trained weights on labelled images."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from residual.cli.terminal import next_step, printable, refuse_new_file, working
 
 if TYPE_CHECKING:
     from residual.data.images import ImageFiles, Images
@@ -13,24 +16,29 @@ PROTOCOLS = ("one-crop",)
 
 
 def evaluate(
-    weights: Annotated[Path, typer.Argument(help="A run folder or a file of weights.")],
+    weights: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or a file of weights.")],
     data: Annotated[
-        str | None, typer.Option(help="cifar10, a folder, ...; a run's own data when left out.")
+        str | None, typer.Option(metavar="DIR", help="A folder, or cifar10, ...; left out, the run's own data.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="one-crop: one central view of each image.")] = "one-crop",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 2,
-    out: Annotated[Path | None, typer.Option(help="Write the whole evaluation to this JSON file.")] = None,
+    protocol: Annotated[
+        str, typer.Option(metavar="NAME", help="one-crop: one central view of each image.")
+    ] = "one-crop",
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that decode images.", min=0)] = 2,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the whole evaluation to this JSON file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Top-1 and top-5 error with its interval, errors per class, calibration.
+    """Measure the error on labelled images.
 
-    Of a run both the last weights and those best by validation are measured, each under its name.
+    Top-1 and top-5 error with its interval, errors per class, calibration.  Of a run both the last
+    weights and those best by validation are measured, each under its name.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"there is no protocol {protocol!r}; choose one of: {', '.join(PROTOCOLS)}")
-    if out is not None and out.exists():
-        raise ValueError(f"{out} exists and is not overwritten; name another file with --out")
+    if out is not None:
+        refuse_new_file(out)
 
     from residual.evaluate.evaluation import evaluation
     from residual.evaluate.score import align, score
@@ -44,12 +52,12 @@ def evaluate(
     for which, path in _weights_in(weights).items():
         model = load(path)
         card = model.card
-        split, images = _images(weights, data, card.preprocessing.size, workers)
-        images = align(images, card.classes)
-        model.to(place)
-        found[which] = evaluation(
-            score(model, images, card.preprocessing, place), images, split=split, weights=which
-        )
+        if not found:  # the weights of one run see the same images
+            split, images = _images(weights, data, card.preprocessing.size, workers)
+            images = align(images, card.classes)
+        with working(f"measuring {len(images):,} {split} images"):
+            scores = score(model.to(place), images, card.preprocessing, place)
+        found[which] = evaluation(scores, images, split=split, weights=which)
     if out is not None:
         write_json(out, found)
     if as_json:
@@ -58,7 +66,7 @@ def evaluate(
         return
     for which, each in found.items():
         _tell(which, each)
-    print(f"Next: residual predict {weights} IMAGE")
+    print(next_step("predict", weights, "IMAGE"))
 
 
 def _weights_in(source: Path) -> dict[str, Path]:
@@ -70,7 +78,7 @@ def _weights_in(source: Path) -> dict[str, Path]:
     if not there:
         raise ValueError(
             f"{source} holds no model.safetensors: it is no run folder, or its training has not ended; go on with: "
-            f"residual train --resume --out {source}"
+            f"residual train --resume --out {shlex.quote(str(source))}"
         )
     return there
 
@@ -81,7 +89,9 @@ def _images(source: Path, data: str | None, size: int, workers: int) -> "tuple[s
     from residual.data.split import to_evaluate
 
     if data is not None:
-        return to_evaluate(open_dataset(data, size=size if size > SMALL else None, workers=workers))
+        with working("reading the images") as progress:
+            whole = open_dataset(data, size=size if size > SMALL else None, workers=workers, progress=progress)
+        return to_evaluate(whole)
     if not (source / "run.json").is_file():
         raise ValueError(f"{source} does not say which images to measure on; add --data DIR")
     from residual.pipeline import planned, read_data
@@ -105,4 +115,4 @@ def _tell(which: str, found: dict[str, Any]) -> None:
     print(f"  calibration  {100 * found['ece']:.2f} % expected error of the confidence")
     worst = sorted(found["per_class"], key=lambda row: -(row["error"] or 0))[:3]
     hardest = [f"{row['class']} {row['error']:.1f} %" for row in worst if row["error"] is not None]
-    print(f"  hardest      {', '.join(hardest)}")
+    print(printable(f"  hardest      {', '.join(hardest)}"))

@@ -1,17 +1,22 @@
 """residual models [NAME]: the catalog, or one network stage by stage.  No torch."""
 
-import sys
+import json
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
+from residual.cli.terminal import next_step
+
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="A network, e.g. resnet50 or resnet74.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="A network, e.g. resnet50 or resnet74.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the networks, or show one network's stages, shapes, parameters and multiply-adds."""
+    """List the networks, or show one stage by stage.
+
+    With shapes, parameters and multiply-adds, by arithmetic from the description.
+    """
     from residual.models.catalog import describe, list_models
     from residual.models.cost import macs, parameters, stages
 
@@ -24,7 +29,7 @@ def models(
         if as_json:
             _print_json(rows)
             return
-        lines = [("network", "parameters", "multiply-adds", "image", "shortcut")]
+        lines: list[tuple[str, ...]] = [("network", "parameters", "multiply-adds", "image", "shortcut")]
         lines += [
             (
                 str(row["name"]),
@@ -54,7 +59,7 @@ def models(
         f"images of {description.image} pixels, {description.classes} classes\n"
     )
     _print_table(lines)
-    print(f"\nNext: residual train --model {name} --data DIR")
+    print("\n" + next_step("train", "--model", name, "--data", "DIR"))
 
 
 def _print_table(lines: list[tuple[str, ...]]) -> None:
@@ -68,7 +73,4 @@ def _print_table(lines: list[tuple[str, ...]]) -> None:
 
 
 def _print_json(value: object) -> None:
-    import json
-
-    json.dump(value, sys.stdout, indent=2)
-    print()
+    print(json.dumps(value, indent=2))

@@ -7,16 +7,23 @@ from typing import Annotated
 
 import typer
 
+from residual.cli.terminal import printable
+
 
 def predict(
-    weights: Annotated[Path, typer.Argument(help="A run folder or a file of weights.")],
-    images: Annotated[list[str], typer.Argument(help="Files or folders; - reads one image from standard input.")],
-    top: Annotated[int, typer.Option(help="How many classes to name.")] = 5,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "auto",
-    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 1,
+    weights: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or a file of weights.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE|DIR", help="Files or folders; - reads one image from standard input.")
+    ],
+    top: Annotated[int, typer.Option(metavar="N", help="How many classes to name.", min=1)] = 5,
+    device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
+    workers: Annotated[int, typer.Option(metavar="N", help="Processes that decode images.", min=0)] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per image.")] = False,
 ) -> None:
-    """Say what is in each image.  An image that cannot be read is named with its reason; exit code 1 then."""
+    """Say what is in each image.
+
+    One that cannot be read is named with its reason, and the exit code is 1; it is 2 when none could be read.
+    """
     from residual.serve.predict import STDIN
     from residual.serve.predict import predict as predictions
     from residual.train.precision import keep_freed_memory, pick_device
@@ -35,13 +42,15 @@ def predict(
         if as_json:
             print(json.dumps(asdict(found)), flush=True)
             continue
-        name = found.path.encode("utf-8", "backslashreplace").decode()
         if found.problem is not None:
-            print(f"{name}: not used: {found.problem}")
+            print(printable(f"{found.path}: not used: {found.problem}"), flush=True)
         else:
             pairs = zip(found.classes, found.probabilities, strict=True)
-            print(f"{name}: " + ", ".join(f"{each} {100 * share:.1f} %" for each, share in pairs), flush=True)
-    if not count:
-        raise ValueError(f"there is no image in {', '.join(images)}; predict reads JPEG, PNG, WebP, BMP and GIF")
+            said = ", ".join(f"{each} {100 * share:.1f} %" for each, share in pairs)
+            print(printable(f"{found.path}: {said}"), flush=True)
+    if bad == count:
+        raise ValueError(
+            f"there is no image that can be read in {', '.join(images[:5])}; predict reads JPEG, PNG, WebP, BMP and GIF"
+        )
     if bad:
         raise typer.Exit(1)

@@ -1,12 +1,13 @@
 """residual train: a network, images and a recipe become a run."""
 
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from residual.cli.terminal import listen, refuse_new_folder
 
 if TYPE_CHECKING:
     from residual.pipeline import Plan
@@ -15,25 +16,40 @@ if TYPE_CHECKING:
 def train(
     model: Annotated[
         str | None,
-        typer.Option(help="A name of `residual models`; with --recipe finetune a run folder or weights file."),
+        typer.Option(
+            metavar="NAME", help="A name of `residual models`; with --recipe finetune a run folder or weights file."
+        ),
     ] = None,
-    data: Annotated[str | None, typer.Option(help="cifar10, cifar100, digits, shapes, or a folder.")] = None,
-    recipe: Annotated[str | None, typer.Option(help="modern (default), paper, paper-choosing or finetune.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(metavar="NAME", help="modern (default), paper, paper-choosing or finetune.")
+    ] = None,
     time: Annotated[
         str | None, typer.Option(help="End, annealed, within this time: 90s, 15m, 1h30m.", metavar="DURATION")
     ] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the images, instead of the recipe's.")] = None,
-    size: Annotated[int | None, typer.Option(help="Side of the square that photographs are brought to.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides weights, order and augmentation (0).")] = None,
-    device: Annotated[str | None, typer.Option(help="auto (default), cpu, cuda, cuda:1, mps.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images (2).")] = None,
-    out: Annotated[Path | None, typer.Option(help="The run folder (runs/MODEL).", file_okay=True)] = None,
+    epochs: Annotated[
+        float | None, typer.Option(metavar="N", help="Passes over the images, instead of the recipe's.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(metavar="PIXELS", help="Side of the square that photographs are brought to.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Decides weights, order and augmentation (0).", min=0)
+    ] = None,
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps.")] = None,
+    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that decode images (2).", min=0)] = None,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder (runs/NAME of the network).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if absent.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what happens as JSON lines.")] = False,
 ) -> None:
-    """Train a network; stop it whenever you like and go on with --resume."""
+    """Train a network.
+
+    Stop it whenever you like, with Ctrl-C; `residual train --resume --out RUN` goes on as if nothing had happened.
+    """
     budget = None if time is None else seconds(time)
     if budget is not None and epochs is not None:
         raise ValueError(f"--time {time} and --epochs {epochs:g} both set the length; give one of them")
@@ -41,7 +57,7 @@ def train(
         raise ValueError(f"--epochs is {epochs:g}; a training needs more than 0 passes over the images")
     if size is not None and not 8 <= size <= 1024:
         raise ValueError(f"--size is {size}; images can be 8 to 1024 pixels wide")
-    asked = {
+    asked: dict[str, object] = {
         "model": model,
         "data": data,
         "seed": seed,
@@ -52,33 +68,35 @@ def train(
     }
     if resume:
         folder = _folder_to_resume(out)
-        _refuse_other_settings(folder, recipe, epochs, asked)
-    elif model is None or data is None:
-        missing = " and ".join(flag for flag, value in (("--model", model), ("--data", data)) if value is None)
+    elif not model or not data:
+        missing = " and ".join(flag for flag, value in (("--model", model), ("--data", data)) if not value)
         raise ValueError(
             f"{missing} must be given, for example: residual train --model resnet20 --data cifar10; to go on with a "
             "run: residual train --resume --out runs/NAME"
         )
+    else:
+        folder = out if out is not None else _free_folder(model)
+        refuse_new_folder(folder)
+        if recipe != "finetune":
+            _refuse_unknown(model)
 
     from residual import pipeline
     from residual.cli.watch import watch
 
     stop = pipeline.Stop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: setattr(stop, "signal", received))
+    listen(stop)
     if resume:
+        _refuse_other_settings(folder, pipeline.planned(folder), recipe, epochs, asked)
         events = pipeline.resume(folder, stop=stop)
     else:
-        assert model is not None
         plan = _plan(asked, recipe or "modern", epochs, download=download, tensorboard=tensorboard)
-        folder = out if out is not None else _free_folder(model)
         events = pipeline.train(plan, folder, stop=stop)
-    if not watch(events, folder, as_json=as_json) and stop.signal:
+    if not watch(events, folder, stop=stop, as_json=as_json) and stop.signal:
         raise typer.Exit(128 + stop.signal)
 
 
 def seconds(duration: str) -> float:
-    """"1h30m", "15m" or "90s" in seconds."""
+    """ "1h30m", "15m" or "90s" in seconds."""
     parts = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", duration.strip())
     units = zip(parts.groups(), (3600, 60, 1), strict=True) if parts else ()
     total = sum(float(part or 0) * unit for part, unit in units)
@@ -89,23 +107,23 @@ def seconds(duration: str) -> float:
     return total
 
 
-def _plan(
-    asked: dict[str, object], recipe: str, epochs: float | None, *, download: bool, tensorboard: bool
-) -> "Plan":
+def _refuse_unknown(model: str) -> None:
+    from residual.models.catalog import describe
+
+    start = Path(model)
+    if start.exists() and (start.is_file() or (start / "run.json").exists()):
+        raise ValueError(f"{model} holds trained weights; to go on from them on other data, add --recipe finetune")
+    describe(model)
+
+
+def _plan(asked: dict[str, object], recipe: str, epochs: float | None, *, download: bool, tensorboard: bool) -> "Plan":
     from residual.models.catalog import describe
     from residual.pipeline import Plan
     from residual.recipes.catalog import recipe_named
     from residual.weights.sources import load
 
     model = str(asked["model"])
-    start = Path(model)
-    if recipe == "finetune":
-        described = load(start).description
-    elif start.exists() and (start.is_file() or (start / "run.json").exists()):
-        raise ValueError(f"{model} holds trained weights; to go on from them on other data, add --recipe finetune")
-    else:
-        described = describe(model)
-    chosen = recipe_named(recipe, described)
+    chosen = recipe_named(recipe, load(model).description if recipe == "finetune" else describe(model))
     if epochs is not None:
         chosen = replace(chosen, epochs=epochs, iterations=None)
     given = {name: value for name, value in asked.items() if value is not None}
@@ -116,23 +134,23 @@ def _folder_to_resume(out: Path | None) -> Path:
     if out is None:
         raise ValueError("--resume needs to know which run: add --out runs/NAME")
     if not (out / "run.json").is_file():
-        raise ValueError(f"{out} is not a run folder (it has no run.json), so there is nothing to go on with")
+        raise ValueError(
+            f"{out} is not a run folder (it has no run.json), so there is nothing to go on with; leave --resume out "
+            "to begin a run there"
+        )
     return out
 
 
 def _refuse_other_settings(
-    folder: Path, recipe: str | None, epochs: float | None, asked: dict[str, object]
+    folder: Path, plan: "Plan", recipe: str | None, epochs: float | None, asked: dict[str, object]
 ) -> None:
     """A resumed run keeps its settings; one that is given again must be the same."""
-    from residual.records import RunFolder
-
-    plan = RunFolder.open(folder).description.get("plan", {})
-    then = {**plan, "recipe": plan.get("recipe", {}).get("name"), "epochs": plan.get("recipe", {}).get("epochs")}
+    then = {**vars(plan), "recipe": plan.recipe.name, "epochs": plan.recipe.epochs}
     for name, value in {**asked, "recipe": recipe, "epochs": epochs}.items():
-        if value is not None and value != then.get(name):
+        if value is not None and value != then[name]:
             flag = "time" if name == "budget" else name
             raise ValueError(
-                f"{folder} was started with {flag} {then.get(name)!r}, and --{flag} now says {value!r}; a resumed run "
+                f"{folder} was started with {flag} {then[name]!r}, and --{flag} now says {value!r}; a resumed run "
                 f"keeps its settings: leave --{flag} out, or start another run with another --out"
             )
 

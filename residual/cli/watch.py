@@ -3,81 +3,133 @@
 import json
 import time
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
 
 from residual import events
+from residual.cli.terminal import clock, next_step, printable
 from residual.report import write
+
+if TYPE_CHECKING:
+    from residual.pipeline import Stop
 
 QUIET = 15.0  # seconds between plain lines
 
 
-def watch(happenings: Iterable[object], folder: Path, *, as_json: bool) -> bool:
+def watch(happenings: Iterable[object], folder: Path, *, stop: "Stop", as_json: bool) -> bool:
     """Follow a training to its end, write its report and say what to do next; whether it finished."""
-    finished = False
     if as_json:
-        for event in happenings:
-            assert is_dataclass(event)
-            assert not isinstance(event, type)
-            if isinstance(event, events.Finished):
-                finished = True
-                write(folder)
-            print(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, default=str), flush=True)
-        return finished
-    console = Console(highlight=False, soft_wrap=True)
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[news]}"),
-        console=console,
-        transient=True,
-    )
-    task = bar.add_task("training", total=None, news="", visible=console.is_terminal)
+        return _as_json(happenings, folder)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    line = LiveLine(stop)
     told = 0.0
-    with bar:
+    with Live(line, console=console, transient=True) if console.is_terminal else nullcontext():
         for event in happenings:
+            line.saw(event)
             match event:
                 case events.Started():
                     _started(console, event)
                 case events.Progress():
-                    bar.update(task, total=event.iterations, completed=event.step, news=_news(event))
-                    if not console.is_terminal and (time.monotonic() - told > QUIET or event.step == event.iterations):
+                    done = event.step == event.iterations
+                    if not console.is_terminal and (done or time.monotonic() - told > QUIET):
                         told = time.monotonic()
-                        console.print(f"step {event.step:,} of {event.iterations:,}  {_news(event)}")
+                        left = "" if done else f"  {clock(event.seconds_left)} left"
+                        console.print(f"step {event.step:,} of {event.iterations:,}  {_news(event)}{left}")
                 case events.Measured():
                     mark = "  (best so far)" if event.best else ""
                     console.print(f"step {event.step:,}: {event.split} error {event.error:.2f} %{mark}")
                 case events.Note():
-                    console.print(f"note: {event.text}", markup=False)
+                    console.print(f"note: {printable(event.text)}")
                 case events.Stopped():
                     console.print(f"Stopped at step {event.step:,}; its checkpoint is safe.")
-                    console.print(f"Next: residual train --resume --out {folder}", markup=False)
+                    console.print(next_step("train", "--resume", "--out", folder))
                 case events.Finished():
-                    finished = True
                     _finished(console, event, write(folder))
+                    return True
+    return False
+
+
+class LiveLine:
+    """What is going on, how far it is and how long it will take: drawn several times a second."""
+
+    def __init__(self, stop: "Stop") -> None:
+        self.stop = stop
+        self.spinner = Spinner("dots")
+        self.now: object = None
+        self.progress: events.Progress | None = None
+        self.since = time.monotonic()  # the beginning, or the last progress
+
+    def saw(self, event: object) -> None:
+        """From now on draw what is after `event`."""
+        self.now = event
+        if isinstance(event, events.Progress):
+            self.progress, self.since = event, time.monotonic()
+
+    def __rich__(self) -> RenderableType:
+        if isinstance(self.now, events.Finished | events.Stopped):
+            return Text()
+        if self.stop.signal:
+            return self._doing("stopping after this iteration, with a checkpoint; Ctrl-C again ends at once")
+        if self.progress is None:
+            return self._doing("reading the images" if self.now is None else "training")
+        if self.progress.step == self.progress.iterations:
+            return self._doing("measuring the trained network")
+        return self._training(self.progress)
+
+    def _doing(self, what: str) -> RenderableType:
+        self.spinner.update(text=Text(f"{what}  {clock(time.monotonic() - self.since)}", style="dim"))
+        return self.spinner
+
+    def _training(self, progress: events.Progress) -> RenderableType:
+        line = Table.grid(expand=True, padding=(0, 2, 0, 0))
+        line.add_column(ratio=1)
+        line.add_column(no_wrap=True)
+        line.add_column(no_wrap=True)
+        left = max(0.0, progress.seconds_left - (time.monotonic() - self.since))
+        line.add_row(
+            ProgressBar(total=progress.iterations, completed=progress.step),
+            f"{100 * progress.step / progress.iterations:.0f} %",
+            f"{clock(left)} left",
+        )
+        return Group(line, Text(_news(progress), style="dim", no_wrap=True, overflow="ellipsis"))
+
+
+def _as_json(happenings: Iterable[object], folder: Path) -> bool:
+    finished = False
+    for event in happenings:
+        assert is_dataclass(event)
+        assert not isinstance(event, type)
+        if isinstance(event, events.Finished):
+            finished = True
+            write(folder)
+        print(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, default=str), flush=True)
     return finished
 
 
 def _started(console: Console, event: events.Started) -> None:
     images = ", ".join(f"{count:,} {split}" for split, count in event.images.items())
-    console.print(f"{event.network}: {event.parameters:,} parameters; {images} images; {event.device}", markup=False)
+    console.print(f"{event.network}: {event.parameters:,} parameters; {images} images; {event.device}")
     for path, reason in event.problems[:5]:
-        console.print(f"left out: {path}: {reason}", markup=False)
+        console.print(f"left out: {printable(path)}: {printable(reason)}")
     if len(event.problems) > 5:
-        console.print(f"left out: {len(event.problems) - 5} more, all named in {event.run / 'run.json'}", markup=False)
+        console.print(f"left out: {len(event.problems) - 5} more, all named in {event.run / 'run.json'}")
     if event.step:
         console.print(f"going on from step {event.step:,}")
 
 
 def _news(event: events.Progress) -> str:
-    minutes, rest = divmod(round(event.seconds_left), 60)
-    left = f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
     return (
         f"epoch {event.epoch:.1f}  loss {event.loss:.3f}  training error {event.train_error:.1f} %  "
-        f"rate {event.rate:.3g}  {event.images_per_second:,.0f} images/s  {left} left"
+        f"rate {event.rate:.3g}  {event.images_per_second:,.0f} images/s"
     )
 
 
@@ -89,6 +141,7 @@ def _finished(console: Console, event: events.Finished, report: Path) -> None:
             f"{names[which]}: {found['split']} error {found['top1_error']:.2f} % "
             f"(95 % interval {low:.2f} to {high:.2f}, {found['images']:,} images)"
         )
-    minutes, rest = divmod(round(event.seconds), 60)
-    console.print(f"{event.run} is complete after {minutes} min {rest:02d} s.  Report: {report}", markup=False)
-    console.print(f"Next: residual predict {event.run} IMAGE", markup=False)
+    if not event.evaluations:
+        console.print("no error was measured: the data has neither validation nor test images")
+    console.print(f"{event.run} is complete after {clock(event.seconds)}.  Report: {report}")
+    console.print(next_step("predict", event.run, "IMAGE"))

@@ -132,7 +132,8 @@ def download_cifar(source: Source, folder: Path, *, progress: Progress | None = 
         with urllib.request.urlopen(request, timeout=60) as reply:
             resumed = reply.status == 206
             have = have if resumed else 0
-            total = have + int(reply.headers.get("Content-Length") or 0)
+            length = reply.headers.get("Content-Length")
+            total = have + int(length or 0)
             with part.open("ab" if resumed else "wb") as file:
                 while block := reply.read(1 << 20):
                     file.write(block)
@@ -141,6 +142,8 @@ def download_cifar(source: Source, folder: Path, *, progress: Progress | None = 
                         progress(have, total)
                 file.flush()
                 os.fsync(file.fileno())
+        if length is not None and have < total:
+            raise OSError(f"it broke off after {have} of {total} bytes")
     except urllib.error.HTTPError as error:
         if error.code != 416:  # 416: the part is whole already
             raise _not_fetched(source, part, str(error)) from None

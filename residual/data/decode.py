@@ -4,8 +4,9 @@ Shapes: H x W pixels, C channels (3 for RGB, 1 for L), uint8 (H, W, C).
 
 The rule: JPEG, PNG, WebP, BMP and the first frame of a GIF; turned upright as EXIF says; CMYK and YCCK as
 R = (255 - C)(255 - K) / 255; 16-bit grey divided by 256; anything transparent laid on white, as a page would
-show it (on black, dark drawings and text would vanish); colour profiles ignored.  What is damaged is refused
-with a reason, never filled in.  No torch here: decoding processes start in a blink.
+show it (on black, dark drawings and text would vanish); colour profiles ignored.  What is cut short or
+otherwise seen to be damaged is refused with a reason, never filled in; bits that changed inside a JPEG and
+still decode cannot be seen.  No torch here: decoding processes start in a blink.
 """
 
 import os
@@ -35,6 +36,10 @@ BACKGROUND = 255  # white
 
 _filters = threading.Lock()  # Python's warning filters belong to the whole process
 _STRIP = 1 << 20  # pixels converted at once, so that a 40-megapixel image fits in 512 MB
+_EXIF = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow leaves orientations
+_ADAM7 = (  # the passes of an interlaced PNG: left, top, step to the right, step down
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2),
+)  # fmt: skip
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -108,6 +113,8 @@ def decode(data: bytes, *, mode: Mode = "RGB") -> Pixels:
             if image.format == "PNG":
                 _check_png(data)
             image.load()
+            if image.format == "PNG" and _may_lack_rows(image):
+                _check_rows(data)
             return _strips(_upright(image), mode)
     except BadImage:
         raise
@@ -226,7 +233,39 @@ def _quietly() -> Iterator[None]:
         yield
 
 
+def _may_lack_rows(image: Image.Image) -> bool:
+    corner = image.getpixel((image.width - 1, image.height - 1))
+    black = not any(corner) if isinstance(corner, tuple) else not corner
+    return black or bool(image.info.get("interlace"))
+
+
+def _check_rows(data: bytes) -> None:
+    """Refuse a PNG whose compressed pixels end early; Pillow leaves the missing rows black."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    expected = 0
+    for left, top, right, down in passes:
+        columns, rows = -(-(width - left) // right), -(-(height - top) // down)
+        if columns > 0 and rows > 0:
+            expected += rows * (1 + -(-columns * channels * depth // 8))
+    inflate, found, position = zlib.decompressobj(), 0, 8
+    while position + 12 <= len(data) and found < expected and not inflate.eof:
+        (length,) = struct.unpack_from(">I", data, position)
+        if data[position + 4 : position + 8] == b"IDAT":
+            rest = data[position + 8 : position + 8 + length]
+            while rest and found < expected and not inflate.eof:
+                found += len(inflate.decompress(rest, _STRIP))
+                rest = inflate.unconsumed_tail
+        position += 12 + length
+    found += len(inflate.flush()) if found < expected else 0
+    if found < expected:
+        raise BadImage("the file is cut short (a PNG with fewer rows than it says)")
+
+
 def _upright(image: Image.Image) -> Image.Image:
+    if not any(place in image.info for place in _EXIF):
+        return image
     try:
         with _quietly():
             orientation = image.getexif().get(0x0112, 1)

@@ -6,6 +6,7 @@ Shapes: N images, B of them asked for, H x W pixels, C channels.  Pixels are uin
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,7 +113,7 @@ class ImageFiles:
             yield from ahead(self._batches(pool, batches), depth=2)
 
     def _batches(self, pool: Pool, batches: Iterable[Tensor]) -> Iterator[Tensor]:
-        sizes: list[int] = []
+        sizes: deque[int] = deque()
 
         def wanted() -> Iterator[File]:
             for indices in batches:
@@ -122,11 +123,10 @@ class ImageFiles:
                     yield self.files[index]
 
         decoded = pool.decode(wanted(), self.view)
-        number, batch = 0, np.empty((0, *self.shape), np.uint8)
-        row = 0
+        batch, row = np.empty((0, *self.shape), np.uint8), 0
         for result in decoded:
             if row == 0:
-                batch = np.empty((sizes[number], *self.shape), np.uint8)
+                batch = np.empty((sizes.popleft(), *self.shape), np.uint8)
             if isinstance(result.pixels, BadImage):
                 raise ValueError(
                     f"{result.file.name}: {result.pixels}. It was good when the data was checked at the "
@@ -134,9 +134,9 @@ class ImageFiles:
                 )
             batch[row] = result.pixels
             row += 1
-            if row == sizes[number]:
+            if row == len(batch):
                 yield torch.from_numpy(batch)
-                number, row = number + 1, 0
+                row = 0
 
     def select(self, indices: Tensor) -> "ImageFiles":
         """Some of the images, in the order of `indices`."""

@@ -1,6 +1,7 @@
 """What the training images look like on average: the numbers that normalise them."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,6 +63,24 @@ def measure_preprocessing(
         mean=tuple(round(value, 2) for value in (picture if per_pixel else mean).tolist()),
         std=tuple(round(value, 2) for value in std.tolist()) if divide else (1.0,) * channels,
     )
+
+
+def adapted(theirs: Preprocessing, measured: Preprocessing) -> Preprocessing:
+    """What a network that was trained with `theirs` is given of other images: its colours, and their size.
+
+    A mean per pixel becomes one per channel where the size differs.  Of another number of channels the network
+    knows nothing yet, so they are normalised as measured.
+    """
+    if (theirs.channels == "L") != (measured.channels == "L"):
+        return measured
+    count = 1 if theirs.channels == "L" else 3
+
+    def resized(values: tuple[float, ...]) -> tuple[float, ...]:
+        if len(values) == count or theirs.size == measured.size:
+            return values
+        return tuple(torch.tensor(values, dtype=torch.float64).view(count, -1).mean(1).tolist())
+
+    return replace(measured, channels=theirs.channels, mean=resized(theirs.mean), std=resized(theirs.std))
 
 
 def _chunks(images: Images | ImageFiles) -> Iterator[Tensor]:

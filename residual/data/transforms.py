@@ -65,6 +65,12 @@ class Augmentation:
     mixup: float = 0.0
     cutmix: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.pad < 0 or not 0 < self.least_area <= 1:
+            raise ValueError(f"pad ({self.pad}) is at least 0, least_area ({self.least_area}) above 0 and at most 1")
+        if min(self.mixup, self.cutmix) < 0:
+            raise ValueError(f"mixup ({self.mixup}) and cutmix ({self.cutmix}) are at least 0, which is off")
+
 
 # --- randomness --------------------------------------------------------------------------------------------
 

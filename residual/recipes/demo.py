@@ -13,6 +13,7 @@ from residual.train.schedule import Schedule
 
 
 def demo() -> Recipe:
+    """Section 4.2's steps, for few and small images."""
     return Recipe(
         name="demo",
         schedule=Schedule(shape="steps", rate=0.02, drops=(0.5, 0.75)),

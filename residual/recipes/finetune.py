@@ -13,6 +13,7 @@ from residual.train.schedule import Schedule
 
 
 def finetune() -> Recipe:
+    """Few passes at a low rate, whatever the network."""
     return replace(
         modern_photos(),
         name="finetune",

@@ -1,5 +1,6 @@
 """What a recipe says: everything that decides the numbers of a run, except network, data, seed and device."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -42,10 +43,17 @@ class Recipe:
             raise ValueError(f"recipe {self.name!r} must give iterations or epochs, and not both")
         length = self.iterations if self.iterations is not None else self.epochs
         assert length is not None
-        if length <= 0:
+        if not 0 < length < math.inf:
             raise ValueError(f"recipe {self.name!r} must train for longer than {length}")
         if self.batch < 2:
             raise ValueError(f"a batch of {self.batch} has no batch-norm statistics; take 2 images or more")
+        for name in ("label_smoothing", "validation"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is a share, at least 0 and below 1, got {getattr(self, name)}")
+        if self.average is not None and not 0 < self.average < 1:
+            raise ValueError(f"average is a decay, above 0 and below 1, or None for no average; got {self.average}")
+        if self.exact_statistics < 0:
+            raise ValueError(f"exact_statistics counts images, 0 for none, got {self.exact_statistics}")
 
     def length(self, images: int) -> int:
         """Iterations in all, for a training set of `images` images."""

@@ -19,6 +19,8 @@ FAMILIES: tuple[Literal["plain", "residual"], ...] = ("plain", "residual")
 
 
 class Test(Struct, frozen=True, kw_only=True):
+    """One claim with the p-value of its test."""
+
     claim: str
     p: float | None
     holds: bool
@@ -26,18 +28,24 @@ class Test(Struct, frozen=True, kw_only=True):
 
 
 class Verdict(Struct, frozen=True, kw_only=True):
+    """Whether the claim as a whole showed, in a sentence, with the tests behind it."""
+
     holds: bool
     sentence: str
     tests: list[Test] = []
 
 
 class Point(Struct, frozen=True, kw_only=True):
+    """The training error of one pass."""
+
     step: int
     epoch: float | None = None
     train_error: float  # percent
 
 
 class Final(Struct, frozen=True, kw_only=True):
+    """What a training came to."""
+
     train_error: float  # percent
     test_error: float  # percent
     train_loss: float | None = None

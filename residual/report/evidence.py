@@ -36,18 +36,24 @@ class Description(Struct, frozen=True, kw_only=True):
 
 
 class ClassError(Struct, frozen=True, kw_only=True):
+    """The error on the images of one class."""
+
     name: str = field(name="class")
     images: int
     error: float | None  # percent; none where the class has no image
 
 
 class Bin(Struct, frozen=True, kw_only=True):
+    """One bin of the reliability diagram."""
+
     confidence: float | None  # mean over the bin, 0 to 1; none in an empty bin
     accuracy: float | None
     count: int
 
 
 class Mistake(Struct, frozen=True, kw_only=True):
+    """An image that the network got wrong."""
+
     name: str
     truth: str
     predicted: str
@@ -83,6 +89,8 @@ class Look(Struct, frozen=True, kw_only=True):
 
 
 class Run(Struct, frozen=True, kw_only=True):
+    """All that a run folder says."""
+
     path: Path
     description: Description
     metrics: list[dict[str, Any]]

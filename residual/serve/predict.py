@@ -89,9 +89,7 @@ def view(preprocessing: Preprocessing) -> View:
 def _answers(
     model: nn.Module, card: Card, normalize: Normalize, places: list[Decoded | Prediction], top: int
 ) -> Iterator[Prediction]:
-    whole = [
-        one.pixels for one in places if isinstance(one, Decoded) and not isinstance(one.pixels, BadImage)
-    ]
+    whole = [one.pixels for one in places if isinstance(one, Decoded) and not isinstance(one.pixels, BadImage)]
     good = [prepare(pixels, card.preprocessing) for pixels in whole]
     answers = iter(probabilities(model, normalize, torch.from_numpy(np.stack(good)))) if good else iter(())
     for one in places:
@@ -121,9 +119,7 @@ def probabilities(model: nn.Module, normalize: Normalize, pixels: Tensor) -> Ten
         return torch.softmax(model(normalize(pixels.to(device))).double(), dim=1).cpu()
 
 
-def found(
-    paths: Iterable[str | os.PathLike[str]], stdin: BinaryIO | None = None
-) -> Iterator[File | Prediction]:
+def found(paths: Iterable[str | os.PathLike[str]], stdin: BinaryIO | None = None) -> Iterator[File | Prediction]:
     """The files meant by `paths`; what does not exist is a file too, and fails to open by name."""
     for path in paths:
         name = os.fsdecode(path)
@@ -160,6 +156,7 @@ def _walk(folder: Path) -> Iterator[File | Prediction]:
 
 
 def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder of this name; False for a name that no folder can have."""
     try:
         return Path(path).is_dir()
     except (OSError, ValueError):  # opening it will say what is wrong

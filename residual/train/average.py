@@ -36,19 +36,26 @@ class WeightAverage:
 def set_exact_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace every batch norm's running mean and variance by the plain average over `batches`.
 
+    Of batches of one size, that is the mean of all images, and the mean of the batches' unbiased variances.
+
     The released ResNets did this after training instead of keeping moving averages (the authors' release
-    notes; "precise BN" elsewhere).  batches: normalised images (B, C, *), large ones.
+    notes; "precise BN" elsewhere).  batches: normalised images (B, C, *), large ones, at least one.
+    All but batch norm works as in evaluation: nothing is dropped.
     """
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     counts = [norm.num_batches_tracked.clone() for norm in norms if norm.num_batches_tracked is not None]
     was_training = model.training
+    seen = 0
+    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # PyTorch's way to say "plain average"
-    model.train()
+        norm.train()
     for images in batches:
         model(images)
+        seen += 1
+    assert seen, "statistics of no images"
     model.train(was_training)
     for norm, momentum, count in zip(norms, momenta, counts, strict=True):
         norm.momentum = momentum

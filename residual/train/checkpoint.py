@@ -8,9 +8,11 @@ a checkpoint exists when its manifest does.
 import hashlib
 import json
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ class _Damaged(Exception):
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """One moment of a training, read back whole."""
+
     step: int
     tensors: dict[str, Tensor]
     state: dict[str, Any]
@@ -72,13 +76,16 @@ class Checkpoints:
         except OSError as error:
             raise CannotWrite(self.folder, error) from error
 
-    def save(
-        self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, best: bool = False
-    ) -> Path:
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, best: bool = False) -> Path:
         """Write a checkpoint; once this returns it survives power loss.  Returns its manifest.
 
         Refuses values that are not finite.  Raises `CannotWrite`, older checkpoints unharmed.
+        Ctrl-C and SIGTERM wait until it is done.
         """
+        with _uninterrupted():
+            return self._save(step, tensors, state, best=best)
+
+    def _save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], *, best: bool) -> Path:
         refuse_non_finite(tensors)
         later = [s for s in self.steps() if s > step and s not in self._damaged]
         if later:
@@ -245,7 +252,28 @@ class Checkpoints:
                 path.unlink()
 
 
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put Ctrl-C and SIGTERM off: who asks for a stop twice must not lose the checkpoint of the first time."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread handles signals
+        return
+    waiting: list[int] = []
+    before = {
+        number: signal.signal(number, lambda received, _: waiting.append(received))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for received in waiting:
+            signal.raise_signal(received)
+
+
 def refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+    """Raise CheckpointError for a tensor with NaN or infinity in it, by its name."""
     bad = [name for name, tensor in tensors.items() if not _is_finite(tensor)]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
@@ -299,10 +327,10 @@ def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
 
 
 def _in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
-    """A contiguous view of a tensor with its axes in the order of memory, and that order if it is not 0, 1, 2...
+    """A contiguous view of a tensor, its axes in the order of memory, and that order where it is unusual.
 
-    So a channels-last tensor is written without a copy and comes back channels-last.  It must: PyTorch's fused
-    SGD on the CPU silently mixes up values where weights and momentum lie differently.
+    So a channels-last tensor is written without a copy and comes back channels-last.  It must: PyTorch's
+    fused SGD on the CPU silently mixes up values where weights and momentum lie differently.
     """
     if tensor.is_contiguous():
         return tensor, None

@@ -1,16 +1,18 @@
 """Several processes, one training: as started by `torchrun`.  The result is that of one process at the same batch."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
 from residual.train.average import BATCH_NORMS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,38 @@ class World:
         return self.rank == 0
 
     def shard(self, positions: Tensor) -> Tensor:
-        """This process's consecutive share of a global batch; refuses a batch that does not divide."""
-        if len(positions) % self.size:
-            raise ValueError(f"a batch of {len(positions)} images cannot be shared evenly by {self.size} processes")
-        share = len(positions) // self.size
-        return positions[self.rank * share : (self.rank + 1) * share]
+        """This process's share of a global batch; refuses a batch that does not divide.
+
+        Images are mixed with their mirror in the batch (data/transforms.py), so a share is a run of rows and the
+        mirrored run: its own mirror is then the global one.
+        """
+        count = len(positions)
+        if self.size == 1:
+            return positions
+        if count % (2 * self.size):
+            raise ValueError(
+                f"a batch of {count} images cannot be shared by {self.size} processes, which each take a number of "
+                f"pairs: let the batch be a multiple of {2 * self.size}, or start another number of processes"
+            )
+        half = count // (2 * self.size)
+        first = self.rank * half
+        return torch.cat([positions[first : first + half], positions[count - first - half : count - first]])
 
 
-def join(device: str) -> World:
+def join(device: torch.device) -> World:
     """Join the processes that `torchrun` started (gloo on CPUs, NCCL on GPUs); alone without torchrun."""
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return World()
     world = World(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if device.type == "cuda":
+        if world.local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"{torch.cuda.device_count()} GPUs cannot serve process {world.local_rank + 1} on this machine; "
+                "start torchrun with as many processes as there are GPUs"
+            )
+        torch.cuda.set_device(world.local_rank)  # where NCCL puts what it sends
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return world
 
 
@@ -50,12 +70,15 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def share(model: nn.Module, world: World) -> nn.Module:
-    """The model as the processes train it together: gradients are averaged.  Alone: the model itself."""
+def share(model: nn.Module, world: World, *, drops: bool) -> nn.Module:
+    """The model as the processes train it together: gradients are averaged.  Alone: the model itself.
+
+    drops: whether an iteration may leave out parameters, as stochastic depth does.
+    """
     if world.size == 1:
         return model
     # Statistics of all processes' images are already equal, so no buffer needs to be sent around.
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=drops)
 
 
 def agree(value: float, world: World) -> float:
@@ -69,18 +92,40 @@ def agree(value: float, world: World) -> float:
     return float(box)
 
 
-class _SumOverProcesses(torch.autograd.Function):
+def from_leader(make: Callable[[], T], world: World) -> T:
+    """What `make` returns in the leader, in every process.  Where it fails, all of them fail."""
+    if world.size == 1:
+        return make()
+    box: list[Any] = [None, None]
+    failure = None
+    if world.leads:
+        try:
+            box[0] = make()
+        except Exception as error:
+            failure, box[1] = error, str(error)
+    dist.broadcast_object_list(box, 0)
+    if failure is not None:
+        raise failure
+    if box[1] is not None:
+        raise ValueError(f"the leading process failed: {box[1]}")
+    made: T = box[0]
+    return made
+
+
+class _Gathered(torch.autograd.Function):
+    """One row from each process: (F,) -> (processes, F)."""
+
     @staticmethod
-    def forward(context: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(context: Any, row: Tensor) -> Tensor:
+        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, row.contiguous())
+        return torch.stack(rows)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
+        total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
-        return total
+        return total[dist.get_rank()]
 
 
 class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -94,12 +139,15 @@ class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             return super().forward(x)
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        wide = x.float()
-        count = torch.full((1,), float(x.numel() // x.shape[1]), device=x.device)
-        totals = _SumOverProcesses.apply(torch.cat([wide.sum(axes), wide.square().sum(axes), count]))
-        channels, count = x.shape[1], totals[-1]
-        mean = totals[:channels] / count
-        variance = totals[channels : 2 * channels] / count - mean.square()
+        channels = x.shape[1]
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        here = wide.new_full((1,), x.numel() // channels)
+        rows = _Gathered.apply(torch.cat([*torch.var_mean(wide, axes, correction=0), here]))
+        variances, means, counts = rows.split([channels, channels, 1], dim=1)
+        count = counts.sum()
+        # of deviations, not of squares: the difference of two large numbers would leave little
+        mean = (counts * means).sum(0) / count
+        variance = (counts * (variances + (means - mean).square())).sum(0) / count
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -139,9 +187,11 @@ def total(values: Tensor, world: World) -> Tensor:
 
 @contextmanager
 def leader_first(world: World) -> Iterator[None]:
-    """Let the leader do the block before the others begin it."""
+    """Let the leader do the block before the others begin it; they begin even if it failed there."""
     if world.size > 1 and not world.leads:
         dist.barrier()
-    yield
-    if world.size > 1 and world.leads:
-        dist.barrier()
+    try:
+        yield
+    finally:
+        if world.size > 1 and world.leads:
+            dist.barrier()

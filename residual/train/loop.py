@@ -13,11 +13,11 @@ from residual.train.precision import Precision
 
 Batch = TypeVar("Batch")
 
-CHECK_EVERY = 50  # iterations between looks at a GPU's loss: each look waits for the device
+CHECK_EVERY = 50  # iterations between looks for bad numbers on a GPU: each look waits for the device
 
 
 class NonFinite(ArithmeticError):
-    """The loss or a gradient is NaN or infinite; `step` is the iteration (counted from 1) that must not count."""
+    """The loss or a gradient is NaN or infinite; `step` is the iteration (counted from 1) at which that was seen."""
 
     def __init__(self, step: int) -> None:
         super().__init__(f"the loss or a gradient of iteration {step} is not finite")
@@ -54,6 +54,16 @@ class Training:
         self.optimizer = optimizer
         self.average = average
         self.step = 0  # iterations done
+        self.bad: Tensor | None = None  # whether the loss or a gradient was not finite; on the device
+
+    def is_finite(self) -> bool:
+        """Whether every iteration until now had a finite loss and finite gradients.  Waits for the device."""
+        return self.bad is None or not bool(self.bad)
+
+    def refuse_non_finite(self) -> None:
+        """Raise NonFinite if not `is_finite`."""
+        if not self.is_finite():
+            raise NonFinite(self.step)
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights, batch-norm statistics, momentum and weight average, by name.  They alias the live ones."""
@@ -75,6 +85,7 @@ class Training:
         return {
             "step": self.step,
             "groups": groups,
+            "without_momentum": self._without_momentum(),
             "average_updates": None if self.average is None else self.average.updates,
         }
 
@@ -86,9 +97,10 @@ class Training:
             parts.setdefault(part, {})[rest] = value
         self._refuse_strangers(parts, state)
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in parts["optimizer"].items():
-            index, _, rest = name.partition(".")
-            moments.setdefault(int(index), {})[rest] = value
+        for index, parameter in enumerate(self._parameters()):
+            if (moment := parts["optimizer"].get(f"{index}.momentum_buffer")) is not None:
+                # laid out as the weights are: PyTorch's fused SGD on the CPU mixes up values where the two differ
+                moments[index] = {"momentum_buffer": torch.empty_like(parameter).copy_(moment)}
         groups = [
             dict(group, lr=mine["lr"])
             for group, mine in zip(state["groups"], self.optimizer.param_groups, strict=True)
@@ -98,14 +110,34 @@ class Training:
         if self.average is not None:
             self.average.model.load_state_dict(parts["average"])
             self.average.updates = state["average_updates"]
-        self.step = state["step"]
+        self.step, self.bad = state["step"], None
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _without_momentum(self) -> list[int]:
+        """Parameters that no gradient has reached yet: all before the first step, later blocks always dropped."""
+        reached = {
+            index
+            for index, values in self.optimizer.state_dict()["state"].items()
+            if values.get("momentum_buffer") is not None
+        }
+        return [index for index in range(len(self._parameters())) if index not in reached]
 
     def _refuse_strangers(self, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         if state.keys() != self.state().keys():
             raise ValueError(f"the training state lacks or adds {sorted(state.keys() ^ self.state().keys())}")
-        expected = {"model": self.model.state_dict(), "average": {}}
-        if self.average is not None:
-            expected["average"] = self.average.model.state_dict()
+        expected: dict[str, dict[str, Tensor]] = {
+            "model": self.model.state_dict(),
+            "average": {} if self.average is None else self.average.model.state_dict(),
+            "optimizer": {
+                f"{index}.momentum_buffer": parameter
+                for index, parameter in enumerate(self._parameters())
+                if index not in state["without_momentum"]
+            },
+        }
+        if odd := sorted(parts.keys() - expected.keys()):
+            raise ValueError(f"the training state has a part that nobody reads: {odd[0]!r}")
         for part, mine in expected.items():
             theirs = parts[part]
             if odd := sorted(mine.keys() ^ theirs.keys()):
@@ -116,11 +148,8 @@ class Training:
                         f"the saved {part} has {name!r} of shape {tuple(theirs[name].shape)}, "
                         f"this one {tuple(value.shape)}"
                     )
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        moments = {f"{index}.momentum_buffer" for index in range(len(parameters))}
-        if state["step"] and parts["optimizer"].keys() != moments:
-            odd = sorted(parts["optimizer"].keys() ^ moments)
-            raise ValueError(f"the saved momentum and this one differ by {len(odd)} tensors, first {odd[0]!r}")
+        if (state["average_updates"] is None) != (self.average is None):
+            raise ValueError("one of the saved training and this one has an average of the weights, the other has none")
         mine_groups = self.state()["groups"]
         if state["groups"] != mine_groups:
             raise ValueError(f"the optimizer was saved with {state['groups']}, this one has {mine_groups}")
@@ -134,6 +163,7 @@ def fit(
     *,
     seed_at: Callable[[int], int],
     precision: Precision,
+    check_every: int | None = None,
 ) -> Iterator[Step]:
     """Train in place and yield after every iteration, as long as there are batches.
 
@@ -141,13 +171,17 @@ def fit(
     rate_at, seed_at: the learning rate and the random seed of an iteration (counted from 0).
     Evaluate, record, save or stop between steps; training mode is set again before each one.
 
-    Raises NonFinite.  On the CPU that is before the iteration changed anything; on a GPU, where looking
-    costs a wait, at most CHECK_EVERY iterations later: the caller goes back to a checkpoint in both cases.
+    check_every: iterations between looks for bad numbers; None: 1 on the CPU, CHECK_EVERY on a GPU, where each
+        look waits for the device.
+
+    Raises NonFinite.  With a look at every iteration that is before a weight has changed (batch norm's moving
+    averages have); otherwise up to `check_every` iterations late.  The caller goes back to a checkpoint.
     """
     model, optimizer = training.shared, training.optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    look_always = precision.device.type == "cpu"
-    bad = torch.zeros((), dtype=torch.bool, device=precision.device)
+    if check_every is None:
+        check_every = 1 if precision.device.type == "cpu" else CHECK_EVERY
+    bad = training.bad = torch.zeros((), dtype=torch.bool, device=precision.device)
     for batch in batches:
         torch.manual_seed(seed_at(training.step))  # dropout and stochastic depth
         rate = rate_at(training.step)
@@ -161,7 +195,7 @@ def fit(
         loss = loss.detach()
         norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
         bad |= ~(torch.stack(norms).sum() + loss).isfinite()
-        if (look_always or (training.step + 1) % CHECK_EVERY == 0) and bad:
+        if (training.step + 1) % check_every == 0 and bad:
             raise NonFinite(training.step + 1)
         optimizer.step()
         if training.average is not None:

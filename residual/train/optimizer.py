@@ -19,6 +19,14 @@ class Sgd:
     decay: float = 1e-4
     decay_all: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum is at least 0 and below 1, got {self.momentum}")
+        if self.nesterov and not self.momentum:
+            raise ValueError("Nesterov's step looks ahead along the momentum, and there is none: set nesterov=False")
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"weight decay is at least 0 and below 1, got {self.decay}")
+
 
 def make_optimizer(model: nn.Module, description: Sgd) -> torch.optim.SGD:
     """The optimizer over all parameters of `model`; the rate is set by the loop before every iteration."""

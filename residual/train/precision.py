@@ -46,7 +46,10 @@ class Precision:
 
     def place(self, model: nn.Module) -> nn.Module:
         """`model` on the device; two-dimensional convolutions in channels-last memory (1.3 to 1.5 times faster)."""
-        return model.to(self.device, memory_format=torch.channels_last)
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(memory_format=torch.channels_last)
+        return model.to(self.device)
 
 
 def pick_precision(wanted: Format, device: torch.device) -> Precision:

@@ -23,6 +23,18 @@ class Schedule:
     warmup_rate: float = 0.01
     warmup_error: float | None = None
 
+    def __post_init__(self) -> None:
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"the learning rate must be above 0, got {self.rate}")
+        if self.drops and self.shape != "steps":
+            raise ValueError(f"drops {self.drops} belong to a schedule of steps; this one is {self.shape!r}")
+        if list(self.drops) != sorted(self.drops) or not all(0 < drop < 1 for drop in self.drops):
+            raise ValueError(f"drops are rising fractions of the training, between 0 and 1, got {self.drops}")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is the fraction of the training in which the rate climbs, got {self.warmup}")
+        if self.warmup and self.warmup_error is not None:
+            raise ValueError("a warm-up ends at a fraction of the training or at a training error, not at both")
+
     def at(self, progress: float) -> float:
         """The rate when `progress` (0 to 1) of the training is done; `warmup_error` is the pace's business."""
         if progress < self.warmup:

@@ -54,6 +54,7 @@ class Card:
 
 
 def to_json(card: Card) -> str:
+    """The card as the text that travels in a file's metadata; `from_json` undoes it."""
     return msgspec.json.encode(card, order="deterministic").decode()
 
 

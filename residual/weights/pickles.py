@@ -22,9 +22,7 @@ from typing import BinaryIO, TypeAlias
 import torch
 from torch import Tensor
 
-Value: TypeAlias = (
-    "Tensor | str | int | float | list[Value] | tuple[Value, ...] | dict[str | int, Value] | None"
-)
+Value: TypeAlias = "Tensor | str | int | float | list[Value] | tuple[Value, ...] | dict[str | int, Value] | None"
 
 MAX_FILE = 2 << 30  # bytes
 MAX_ENTRIES = 10_000  # files in one zip archive
@@ -140,8 +138,7 @@ def _read_archive(file: BinaryIO) -> dict[str | int, Value]:
                     raise BadWeights(f"the bytes of storage {key!r} are missing")
                 if entry.file_size != storage.length:
                     raise BadWeights(
-                        f"storage {key!r} has {entry.file_size:,} bytes, "
-                        f"but its pickle speaks of {storage.length:,}"
+                        f"storage {key!r} has {entry.file_size:,} bytes, but its pickle speaks of {storage.length:,}"
                     )
                 contents[key] = storage.fill(_entry(archive, entry))
     except BadWeights:
@@ -164,9 +161,7 @@ def _check_directory_size(file: BinaryIO) -> None:
     file.seek(max(file.seek(0, io.SEEK_END) - tail, 0))
     wide, locator, end = (part := file.read(tail).rjust(tail))[:56], part[56:76], part[76:]
     if end[:4] != b"PK\x05\x06" or end[20:] != b"\x00\x00":
-        raise BadWeights(
-            "it is not a sound zip archive: it does not end with an end record, so it may be cut short"
-        )
+        raise BadWeights("it is not a sound zip archive: it does not end with an end record, so it may be cut short")
     entries, directory = struct.unpack("<HL", end[10:16])
     if locator[:4] == b"PK\x06\x07":
         if wide[:4] != b"PK\x06\x06":
@@ -241,7 +236,9 @@ def _read_legacy(file: BinaryIO) -> dict[str | int, Value]:
         magic = None
     if magic != MAGIC:
         start = window.getvalue()[:8]
-        raise BadWeights(f"torch.save did not write it (it begins with {start!r})")
+        raise BadWeights(
+            f"torch.save did not write it (it begins with {start!r}); give a .safetensors file, or what torch.save wrote"
+        )
     if _Machine().run(window) != PROTOCOL:
         raise BadWeights(f"its protocol is not {PROTOCOL}, the only one PyTorch wrote before 1.6")
     machine_info = _Machine().run(window)
@@ -478,9 +475,7 @@ class _Machine:
                 "it holds a storage that is part of another; load and save it again with PyTorch 1.6 or later"
             )
         if not 0 <= count <= MAX_FILE:
-            raise BadWeights(
-                f"its pickle speaks of a storage of {count:,} numbers, more than any file we read"
-            )
+            raise BadWeights(f"its pickle speaks of a storage of {count:,} numbers, more than any file we read")
         storage = _Storage(key, STORAGES[name], count)
         if self.storages.setdefault(key, storage) != storage:
             raise BadWeights(f"its pickle describes storage {key!r} twice, differently")
@@ -557,9 +552,7 @@ class _Tree:
 
     def root(self, value: object) -> dict[str | int, Value]:
         if type(value) is not dict:
-            raise BadWeights(
-                f"it holds a {type(value).__name__.strip('_').lower()}, not a dict of named tensors"
-            )
+            raise BadWeights(f"it holds a {type(value).__name__.strip('_').lower()}, not a dict of named tensors")
         made = self.build(value, 0)
         assert isinstance(made, dict)
         return made

@@ -86,6 +86,21 @@ def test_a_file_cut_short_is_refused_never_filled_in(format):
             decode(data[:length])
 
 
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_png_with_too_few_rows_is_refused_and_one_that_ends_black_is_not(interlaced):
+    for depth, height in ((1, 9), (8, 40)):
+        row = bytes(1 + -(-30 * depth // 8))
+        passes = [row] * height
+        if interlaced:  # (columns, rows) of each pass of a 30-pixel wide image
+            counts = {9: [(4, 2), (4, 2), (8, 1), (8, 3), (15, 2), (15, 5), (30, 4)],
+                      40: [(4, 5), (4, 5), (8, 5), (8, 10), (15, 10), (15, 20), (30, 20)]}[height]  # fmt: skip
+            passes = [bytes(1 + -(-columns * depth // 8)) for columns, rows in counts for _ in range(rows)]
+        whole = png(30, height, depth=depth, data=b"".join(passes), interlaced=interlaced)
+        assert (decode(whole) == 0).all()
+        with pytest.raises(BadImage, match="cut short"):
+            decode(png(30, height, depth=depth, data=b"".join(passes[:-1]), interlaced=interlaced))
+
+
 def test_one_changed_bit_in_the_pixels_of_a_png_is_found():
     data = bytearray(encoded(Image.fromarray(noise(32, 32))))
     data[len(data) // 2] ^= 1
@@ -93,11 +108,11 @@ def test_one_changed_bit_in_the_pixels_of_a_png_is_found():
         decode(bytes(data))
 
 
-def png(width: int, height: int, *, depth: int = 1, data: bytes = b"") -> bytes:
+def png(width: int, height: int, *, depth: int = 1, data: bytes = b"", interlaced: int = 0) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, interlaced))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
 

@@ -1,5 +1,3 @@
-import pytest
-
 from residual.data.folder import printable
 from residual.data.sources import open_dataset
 

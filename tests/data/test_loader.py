@@ -198,7 +198,7 @@ def test_processes_that_cannot_start_are_an_error_with_a_way_out(files, tmp_path
     (tmp_path / "hook").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text("import os; os._exit(9)")
     monkeypatch.syspath_prepend(tmp_path / "hook")
-    with Pool(workers=1) as pool, pytest.raises(RuntimeError, match="do not start .*workers=0"):
+    with Pool(workers=1) as pool, pytest.raises(RuntimeError, match=r"do not start .*workers=0"):
         list(pool.decode(files, WHOLE))
 
 
@@ -254,10 +254,9 @@ def test_ahead_keeps_order_hands_on_errors_and_stops():
                 raise ValueError("number 40")
             yield number
 
-    seen = []
+    seen: list[int] = []
     with pytest.raises(ValueError, match="number 40"):
-        for number in ahead(source(), depth=2):
-            seen.append(number)  # noqa: PERF402
+        seen.extend(ahead(source(), depth=2))
     assert seen == list(range(40))
     before = threading.active_count()
     some = ahead(iter(range(1000)), depth=2)

@@ -118,7 +118,7 @@ def fork():
                 say(said)
             code = 0
         except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else 1
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -208,8 +208,9 @@ class Trainer:
             train._plan = lambda *arguments, **named: plan
             if prepare is not None:
                 prepare(say)
-            again = ["--resume"] if (run / "run.json").exists() else ["--model", "resnet8", "--data", "shapes"]
-            sys.argv = ["residual", "train", "--out", str(run), *again]
+            begun = (run / "run.json").exists()
+            flags = ["--resume"] if begun else ["--model", "resnet8", "--data", "shapes"]
+            sys.argv = ["residual", "train", "--out", str(run), *flags]
             main.main()
 
         return self.fork(work)

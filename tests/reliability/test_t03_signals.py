@@ -20,8 +20,8 @@ class Toll:
 
     def __str__(self):
         return (
-            f"{self.stops} stops: {self.wrong} wrong exit codes, {self.different} differ, {self.redone} steps "
-            f"redone, {self.slowest:.1f} s at most"
+            f"{self.stops} stops: {self.wrong} wrong exit codes, {self.different} differ, "
+            f"{self.redone} steps redone, {self.slowest:.1f} s at most"
         )
 
 
@@ -42,7 +42,7 @@ def survey(trainer, plan, stops, twice):
         if toll.stops < twice:
             while (said := child.hear()) is not None and said[0] != "saving":
                 heard.append(said)
-            time.sleep(rng.random() * 0.02)
+            time.sleep(0.002 + rng.random() * 0.02)
             os.kill(child.pid, number)
         ended = child.wait(30)
         seconds = time.monotonic() - began

@@ -7,7 +7,6 @@ import shutil
 from dataclasses import replace
 
 import pytest
-import torch
 
 from residual.records import read_json, write_json
 from residual.train.checkpoint import _seal, _unseal

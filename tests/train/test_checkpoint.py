@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+import signal
 
 import pytest
 import safetensors
@@ -199,6 +200,22 @@ def test_a_step_before_the_newest_is_refused(checkpoints):
     with pytest.raises(CheckpointError, match="later than step 4"):
         checkpoints.save(4, some_tensors(), {})
     assert checkpoints.steps() == [5]
+
+
+@pytest.mark.parametrize("number, error", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_during_a_save_waits_until_it_is_done(checkpoints, monkeypatch, number, error):
+    def stop(received, frame):
+        raise SystemExit(128 + received)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    fsync = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (signal.raise_signal(number), fsync(descriptor)))
+    try:
+        with pytest.raises(error):
+            checkpoints.save(1, some_tensors(), {})
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert checkpoints.newest().step == 1
 
 
 def test_a_tensor_that_a_file_cannot_hold_is_refused(checkpoints):

@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch import nn
+
+from residual.train.optimizer import Sgd, make_optimizer
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_the_paper_decays_everything():
+    model = network()
+    (group,) = make_optimizer(model, Sgd()).param_groups
+    assert (group["momentum"], group["weight_decay"], group["nesterov"]) == (0.9, 1e-4, False)
+    assert group["params"] == list(model.parameters())
+
+
+def test_scales_shifts_and_biases_can_be_spared():
+    model = network()
+    decayed, spared = make_optimizer(model, Sgd(decay=5e-4, decay_all=False)).param_groups
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (5e-4, 0)
+    assert [p.ndim for p in decayed["params"]] == [4, 2]
+    assert [p.ndim for p in spared["params"]] == [1, 1, 1, 1]
+    assert len(decayed["params"] + spared["params"]) == len(list(model.parameters()))
+
+
+def test_frozen_parameters_are_left_out():
+    model = network()
+    model[0].requires_grad_(False)
+    assert len(make_optimizer(model, Sgd()).param_groups[0]["params"]) == 4
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_step_is_the_formula(nesterov):
+    """v <- m v + g + decay w;  w <- w - rate v, or with Nesterov's look ahead w <- w - rate (g + decay w + m v)."""
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2, bias=False)
+    w, v = model.weight.detach().double().clone(), torch.zeros(2, 3, dtype=torch.float64)
+    optimizer = make_optimizer(model, Sgd(momentum=0.8, decay=0.01, nesterov=nesterov))
+    for step in range(6):
+        rate = 0.1 / (step + 1)
+        gradient = torch.randn(2, 3)
+        model.weight.grad = gradient.clone()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        g = gradient.double() + 0.01 * w
+        v = 0.8 * v + g
+        w = w - rate * (g + 0.8 * v if nesterov else v)
+        torch.testing.assert_close(model.weight.detach().double(), w, rtol=1e-6, atol=1e-6)  # float32 beside float64
+
+
+def test_weights_in_channels_last_memory_take_the_same_steps():
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 8, 3)
+    last = nn.Conv2d(8, 8, 3).to(memory_format=torch.channels_last)
+    last.load_state_dict(plain.state_dict())
+    optimizers = [make_optimizer(model, Sgd()) for model in (plain, last)]
+    for _ in range(5):
+        images = torch.randn(4, 8, 6, 6)
+        for model, optimizer in zip((plain, last), optimizers, strict=True):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.param_groups[0]["lr"] = 1e-3
+            optimizer.step()
+    torch.testing.assert_close(plain.weight, last.weight.contiguous(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}, {"decay": -1e-4}])
+def test_settings_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sgd(**wrong)
