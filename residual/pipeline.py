@@ -250,7 +250,8 @@ class _Run:
 
     def identity(self) -> str:
         """What a checkpoint must agree with to be of this run: all that decides the numbers."""
-        plan = {name: value for name, value in asdict(self.plan).items() if name not in BESIDE_THE_POINT}
+        as_read = msgspec.convert(asdict(self.plan), Plan)  # 40 passes are 40.0 when they come back from run.json
+        plan = {name: value for name, value in asdict(as_read).items() if name not in BESIDE_THE_POINT}
         decisive: list[Any] = [plan, asdict(self.model_description), asdict(self.preprocessing)]
         decisive += [self.data.train.fingerprint, self.precision.bfloat16, self.device.type]
         return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()

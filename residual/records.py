@@ -309,37 +309,43 @@ def _drop_torn_line(descriptor: int) -> None:
 _held: set[int] = set()  # descriptors of the locks this process holds
 
 
+PATIENCE = 0.5  # seconds: whoever only looks whether the folder holds a run lets go sooner
+
+
 def _lock(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise CannotWrite(path, error) from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _wait_for_lock(descriptor, path)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    except BlockingIOError as error:
-        holder = _holder(descriptor)
-        os.close(descriptor)
-        raise AlreadyRunning(
-            f"{path.parent} is being trained by process {holder}; wait for it, stop it, or name another "
-            f"folder with --out"
-        ) from error
     except OSError as error:
         os.close(descriptor)
         raise CannotWrite(path, error) from error
+    except BaseException:
+        os.close(descriptor)
+        raise
     _let_go_in_forks()
     _held.add(descriptor)
     return descriptor
 
 
-def _holder(descriptor: int) -> str:
-    """The pid in a lock file; its holder may not have written it yet."""
-    for _ in range(100):
-        if pid := os.pread(descriptor, 32, 0).decode(errors="replace").strip():
-            return pid
+def _wait_for_lock(descriptor: int, path: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                holder = os.pread(descriptor, 32, 0).decode(errors="replace").strip() or "unknown"
+                raise AlreadyRunning(
+                    f"{path.parent} is being trained by process {holder}; wait for it, stop it, or name "
+                    f"another folder with --out"
+                ) from error
         time.sleep(0.01)
-    return "unknown"
 
 
 def _unlock(descriptor: int) -> None:

@@ -120,5 +120,5 @@ def _view(curves: "dict[tuple[str, int], Curve]", work: Work, *, stopping: bool)
         table.add_row(curve.network, str(curve.seed), Text(_bars(curve), style), f"{curve.errors[-1]:.1f} %")
     if work.finished == len(work.depths):
         return table
-    state = "stopping" if stopping else f"about {clock(work.seconds_left())} left; Ctrl-C stops, nothing is lost"
-    return Group(table, Text(f"\n {work.finished} of {len(work.depths)} networks trained; {state}", style="dim"))
+    left = "stopping" if stopping else f"about {clock(work.seconds_left())} left (Ctrl-C is safe)"
+    return Group(table, Text(f"\n {work.finished} of {len(work.depths)} networks trained, {left}", style="dim"))

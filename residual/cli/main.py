@@ -73,8 +73,9 @@ def told(error: Exception) -> tuple[str, int]:
 def fail(message: str, code: int) -> None:
     """Say on standard error what is wrong, and end."""
     from rich.console import Console
+    from rich.text import Text
 
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print("[bold red]error:[/] ", end="")
-    console.print(printable(" ".join(message.split())), markup=False)
+    console = Console(stderr=True, highlight=False)
+    text = Text.assemble(("error: ", "bold red"), printable(" ".join(message.split())))
+    console.print(text, soft_wrap=not console.is_terminal)  # elsewhere one line, for logs and other programs
     sys.exit(code)

@@ -66,6 +66,6 @@ def _cifar(
     if download:
         return read_cifar(source, download_cifar(source, cache))
     raise ValueError(
-        f"{source.title} is not here: no {source.archive} in {cache}. Ask for the download with --download (170 MB), put "
+        f"{source.title} is not here: no {source.archive} in {cache}. Ask for the download (170 MB, --download), put "
         f"the archive from {source.url} there, or give a folder with it, or with its images, as the data"
     )

@@ -81,14 +81,15 @@ def _train(path: Path, network: str, family: str, depth: int, seed: int, stop: S
                 points.append((event.epoch, event.train_error, event.loss))
                 if int(event.epoch) > told:
                     told = int(event.epoch)
-                    yield Curve(network=network, family=family, depth=depth, seed=seed, errors=passes(points))
+                    finished = passes(points)[:told]  # the last point may lie in the next pass
+                    yield Curve(network=network, family=family, depth=depth, seed=seed, errors=finished)
             case Finished():
                 yield Curve(
                     network=network,
                     family=family,
                     depth=depth,
                     seed=seed,
-                    errors=passes(points),
+                    errors=passes(points)[: round(points[-1][0])],  # whole iterations may end in the next pass
                     test_error=event.evaluations["last"]["top1_error"],
                     train_loss=mean(loss for epoch, _, loss in points if epoch > points[-1][0] - 1),
                 )

@@ -77,8 +77,7 @@ def share(model: nn.Module, world: World, *, drops: bool) -> nn.Module:
     """
     if world.size == 1:
         return model
-    # Statistics of all processes' images are already equal, so no buffer needs to be sent around.
-    return nn.parallel.DistributedDataParallel(model, broadcast_buffers=False, find_unused_parameters=drops)
+    return nn.parallel.DistributedDataParallel(model, find_unused_parameters=drops)
 
 
 def agree(value: float, world: World) -> float:

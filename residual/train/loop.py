@@ -38,6 +38,7 @@ class Training:
     """Everything that an iteration changes, and so everything that a checkpoint must hold.
 
     There is no random state in it: the loop reseeds from (seed, step) before every iteration.
+    optimizer: one whose state stands from the beginning (train/optimizer.py).
     shared: the model as several processes train it together (train/distributed.py); alone, the model.
     """
 
@@ -69,9 +70,7 @@ class Training:
         """Weights, batch-norm statistics, momentum and weight average, by name.  They alias the live ones."""
         named = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         for index, values in self.optimizer.state_dict()["state"].items():
-            named |= {
-                f"optimizer.{index}.{name}": value for name, value in values.items() if value is not None
-            }
+            named |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
         if self.average is not None:
             named |= {f"average.{name}": value for name, value in self.average.model.state_dict().items()}
         return named
@@ -85,74 +84,36 @@ class Training:
         return {
             "step": self.step,
             "groups": groups,
-            "without_momentum": self._without_momentum(),
             "average_updates": None if self.average is None else self.average.updates,
         }
 
     def load(self, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
         """Become what was saved.  Refuses anything missing, added or of another shape before changing anything."""
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "optimizer": {}, "average": {}}
-        for name, value in tensors.items():
-            part, _, rest = name.partition(".")
-            parts.setdefault(part, {})[rest] = value
-        self._refuse_strangers(parts, state)
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, parameter in enumerate(self._parameters()):
-            if (moment := parts["optimizer"].get(f"{index}.momentum_buffer")) is not None:
-                # laid out as the weights are: PyTorch's fused SGD on the CPU mixes up values where the two differ
-                moments[index] = {"momentum_buffer": torch.empty_like(parameter).copy_(moment)}
-        groups = [
-            dict(group, lr=mine["lr"])
-            for group, mine in zip(state["groups"], self.optimizer.param_groups, strict=True)
-        ]
-        self.model.load_state_dict(parts["model"])
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        mine = self.tensors()
+        self._refuse_strangers(mine, tensors, state)
+        with torch.no_grad():
+            for name, value in mine.items():
+                value.copy_(tensors[name])
         if self.average is not None:
-            self.average.model.load_state_dict(parts["average"])
             self.average.updates = state["average_updates"]
         self.step, self.bad = state["step"], None
 
-    def _parameters(self) -> list[nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-
-    def _without_momentum(self) -> list[int]:
-        """Parameters that no gradient has reached yet: all before the first step, later blocks always dropped."""
-        reached = {
-            index
-            for index, values in self.optimizer.state_dict()["state"].items()
-            if values.get("momentum_buffer") is not None
-        }
-        return [index for index in range(len(self._parameters())) if index not in reached]
-
-    def _refuse_strangers(self, parts: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        if state.keys() != self.state().keys():
-            raise ValueError(f"the training state lacks or adds {sorted(state.keys() ^ self.state().keys())}")
-        expected: dict[str, dict[str, Tensor]] = {
-            "model": self.model.state_dict(),
-            "average": {} if self.average is None else self.average.model.state_dict(),
-            "optimizer": {
-                f"{index}.momentum_buffer": parameter
-                for index, parameter in enumerate(self._parameters())
-                if index not in state["without_momentum"]
-            },
-        }
-        if odd := sorted(parts.keys() - expected.keys()):
-            raise ValueError(f"the training state has a part that nobody reads: {odd[0]!r}")
-        for part, mine in expected.items():
-            theirs = parts[part]
-            if odd := sorted(mine.keys() ^ theirs.keys()):
-                raise ValueError(f"the saved {part} and this one differ by {len(odd)} tensors, first {odd[0]!r}")
-            for name, value in mine.items():
-                if value.shape != theirs[name].shape:
-                    raise ValueError(
-                        f"the saved {part} has {name!r} of shape {tuple(theirs[name].shape)}, "
-                        f"this one {tuple(value.shape)}"
-                    )
+    def _refuse_strangers(
+        self, mine: dict[str, Tensor], theirs: dict[str, Tensor], state: dict[str, Any]
+    ) -> None:
+        now = self.state()
+        if state.keys() != now.keys():
+            raise ValueError(f"the training state lacks or adds {sorted(state.keys() ^ now.keys())}")
         if (state["average_updates"] is None) != (self.average is None):
             raise ValueError("one of the saved training and this one has an average of the weights, the other has none")
-        mine_groups = self.state()["groups"]
-        if state["groups"] != mine_groups:
-            raise ValueError(f"the optimizer was saved with {state['groups']}, this one has {mine_groups}")
+        if odd := sorted(mine.keys() ^ theirs.keys()):
+            raise ValueError(f"the saved training and this one differ by {len(odd)} tensors, first {odd[0]!r}")
+        for name, value in mine.items():
+            if value.shape != theirs[name].shape:
+                shapes = f"of shape {tuple(theirs[name].shape)}, this one of {tuple(value.shape)}"
+                raise ValueError(f"the saved training has {name!r} {shapes}")
+        if state["groups"] != now["groups"]:
+            raise ValueError(f"the optimizer was saved with {state['groups']}, this one has {now['groups']}")
 
 
 def fit(

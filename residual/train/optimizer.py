@@ -29,17 +29,25 @@ class Sgd:
 
 
 def make_optimizer(model: nn.Module, description: Sgd) -> torch.optim.SGD:
-    """The optimizer over all parameters of `model`; the rate is set by the loop before every iteration."""
+    """The optimizer over all parameters of `model`; the rate is set by the loop before every iteration.
+
+    The momentum stands from the beginning, as zeros.  PyTorch makes it of the first gradient, which is the same;
+    but its fused form fails where that comes later for some parameters, as for blocks that were dropped at first.
+    """
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     decayed = [p for p in parameters if description.decay_all or p.ndim > 1]
     spared = [p for p in parameters if not description.decay_all and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": description.decay}]
     if spared:
         groups.append({"params": spared, "weight_decay": 0.0})
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=0.0,
         momentum=description.momentum,
         nesterov=description.nesterov,
         fused=parameters[0].device.type in ("cpu", "cuda"),
     )
+    if description.momentum:
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer

@@ -236,9 +236,7 @@ def _read_legacy(file: BinaryIO) -> dict[str | int, Value]:
         magic = None
     if magic != MAGIC:
         start = window.getvalue()[:8]
-        raise BadWeights(
-            f"torch.save did not write it (it begins with {start!r}); give a .safetensors file, or what torch.save wrote"
-        )
+        raise BadWeights(f"torch.save did not write it (it begins with {start!r}); give what it or safetensors wrote")
     if _Machine().run(window) != PROTOCOL:
         raise BadWeights(f"its protocol is not {PROTOCOL}, the only one PyTorch wrote before 1.6")
     machine_info = _Machine().run(window)

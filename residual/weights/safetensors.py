@@ -53,9 +53,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
         try:
             tensors = safetensors.torch.load(data)
         except SafetensorError as problem:
-            raise BadWeights(
-                f"it is not a sound safetensors file: {problem}; copy it again from where it came"
-            ) from None
+            raise BadWeights(f"it is not a sound safetensors file: {problem}; fetch it again") from None
         check_values(tensors, card.model)
         return tensors, card
 
@@ -65,14 +63,14 @@ def read_header(data: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, str]
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(len(data) - 8, MAX_HEADER):
         raise BadWeights(
-            "it is not a sound safetensors file: its header is longer than the file or cut short; copy it again from where it came"
+            "it is not a sound safetensors file: its header is longer than the file or cut short; fetch it again"
         )
     try:
         header = msgspec.json.decode(data[8 : 8 + length], type=dict[str, dict[str, Any]])
         metadata = msgspec.convert(header.pop("__metadata__", {}), dict[str, str])
         shapes = {name: msgspec.convert(entry.get("shape"), tuple[int, ...]) for name, entry in header.items()}
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
-        raise BadWeights(f"it is not a sound safetensors file: {problem}; copy it again from where it came") from None
+        raise BadWeights(f"it is not a sound safetensors file: {problem}; fetch it again") from None
     if any(side < 0 for shape in shapes.values() for side in shape):
         raise BadWeights("it is not a sound safetensors file: a shape is negative")
     return shapes, metadata

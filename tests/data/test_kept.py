@@ -1,8 +1,11 @@
 import os
+from collections import Counter
 
+import numpy as np
 import pytest
 
 from residual.data import kept
+from residual.data.loader import File
 from residual.data.sources import open_dataset
 
 
@@ -54,10 +57,18 @@ def test_the_oldest_go_when_room_runs_out(pets, draw, own_cache, monkeypatch):
     assert len(list((own_cache / "decoded").iterdir())) == 2
 
 
-def test_what_could_not_be_opened_this_time_is_tried_again(pets, own_cache, monkeypatch):
-    monkeypatch.setattr("residual.data.assemble._read", lambda *_: kept.Harvest(
-        good=[0], bad={1: "cannot be opened (Permission denied)"}, found=None, side=1, pixels=b"",
-    ))  # fmt: skip
-    with pytest.raises((ValueError, AttributeError, TypeError)):
-        open_dataset(str(pets))
-    assert not (own_cache / "decoded").exists()
+@pytest.mark.parametrize(
+    "reason, notes, kept_files", [("damaged (x)", (), 1), ("cannot be opened (x)", (), 0), ("damaged (x)", ("x",), 0)]
+)
+def test_what_another_try_might_read_is_not_kept(own_cache, reason, notes, kept_files):
+    files = [File(name=name, path=name.encode(), stamp=(1, 1)) for name in ("a.png", "b.png")]
+    harvest = kept.Harvest(
+        good=[0], bad={1: reason}, found=Counter({(4, 4): 1}), side=4,
+        pixels=np.zeros((1, 4, 4, 3), np.uint8), digests=[bytes(32)], notes=notes,
+    )  # fmt: skip
+    kept.keep(files, "RGB", None, harvest)
+    assert len(list(own_cache.glob("decoded/*"))) == kept_files
+    if kept_files:
+        again = kept.recall(files, "RGB", None)
+        assert again is not None
+        assert (again.good, again.bad, again.found) == (harvest.good, harvest.bad, harvest.found)

@@ -217,6 +217,8 @@ class Trainer:
 
     def result(self, run: Path) -> dict[str, Any]:
         """All that a run ends with, as digests: equal exactly when two runs ended alike."""
+        from safetensors.torch import load_file
+
         newest = max((run / "checkpoints").glob("step-*.json"))
         manifest = json.loads(newest.read_text())
         manifest["state"].pop("seconds")
@@ -226,7 +228,10 @@ class Trainer:
             "training": manifest["sha256"],  # weights, statistics, average, momentum
             "state": manifest["state"],
             "metrics": [{k: v for k, v in line.items() if k != "time"} for line in lines],
-            "model": hashlib.sha256((run / "model.safetensors").read_bytes()).hexdigest(),
+            "model": {
+                name: hashlib.sha256(value.numpy().data).hexdigest()
+                for name, value in load_file(run / "model.safetensors").items()
+            },
         }
 
     def reference(self, plan: Any, prepare: Callable[..., None] | None = None) -> dict[str, Any]:

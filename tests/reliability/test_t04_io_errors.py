@@ -4,6 +4,7 @@ import ctypes
 import errno
 import os
 import resource
+import signal
 
 import pytest
 import torch
@@ -157,3 +158,62 @@ def test_a_full_disk_harms_nothing(tmp_path, some_tensors, fork, row, size):
     told = str(tmp_path) in message and "bytes free" in message and "No space left" in message
     figures = f"full after {acknowledged} saves, told {told}, unharmed {unharmed}"
     row("T4", f"tmpfs of {size // 1024} KiB", figures, told and unharmed)
+
+
+def full_at(step, stop=False):
+    """In the child: the disk is full during the save of one step, which is one that was asked for."""
+
+    def prepare(say):
+        from residual import pipeline
+
+        save = pipeline.Checkpoints.save
+
+        def failing_save(self, number, *arguments, **named):
+            if number != step:
+                return save(self, number, *arguments, **named)
+            fsync = os.fsync
+
+            def fail(descriptor):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            os.fsync = fail
+            try:
+                return save(self, number, *arguments, **named)
+            finally:
+                os.fsync = fsync
+
+        pipeline.Checkpoints.save = failing_save
+        if stop:
+            fit = pipeline.fit
+
+            def stopping_fit(*arguments, **named):
+                for one in fit(*arguments, **named):
+                    if one.number == step:
+                        os.kill(os.getpid(), signal.SIGTERM)
+                    yield one
+
+            pipeline.fit = stopping_fit
+
+    return prepare
+
+
+def test_training_goes_on_where_a_save_on_the_way_fails(trainer, capfd, row):
+    plan, run = trainer.quick_plan(), trainer.folder / "run"
+    expected = trainer.reference(plan)
+    ended = trainer.start(run, plan, full_at(6)).wait()
+    out = " ".join(capfd.readouterr().out.split())
+    told = "No space left on device" in out and "bytes free" in out and "training goes on" in out
+    same = ended.code == 0 and trainer.result(run) == expected and ["saved", 6] not in ended.said
+    row("T4", "full disk while training", f"told {told}, ends as if undisturbed {same}", told and same)
+
+
+def test_a_stop_that_cannot_be_saved_says_so_and_loses_only_the_last_steps(trainer, capfd, row):
+    plan, run = trainer.quick_plan(), trainer.folder / "run"
+    expected = trainer.reference(plan)
+    ended = trainer.start(run, plan, full_at(8, stop=True)).wait()
+    error = " ".join(capfd.readouterr().err.split())
+    told = ended.code == 1 and "No space left on device" in error and "bytes free" in error
+    resumed = trainer.start(run, plan).wait()
+    first = next(number for what, number in resumed.said if what == "step")
+    same = resumed.code == 0 and first == 7 and trainer.result(run) == expected
+    row("T4", "full disk at a stop", f"told {told}, goes on from the save before {same}", told and same)

@@ -60,3 +60,30 @@ def test_the_second_of_two_trainers_is_refused(tmp_path, fork, row):
 def test_twenty_races_for_one_folder(tmp_path, fork, row):
     good = survey(tmp_path, fork, 20)
     row("T13", "two trainers, one folder, holder killed", f"{good}/20 races", good == 20)
+
+
+def trained_race(trainer, plan, run):
+    """Two `train` commands on one new folder at once; whether one ends well and the other is refused."""
+    ready, go = os.pipe()
+
+    def prepare(say):
+        os.close(go)
+        os.read(ready, 1)
+
+    children = [trainer.start(run, plan, prepare) for _ in range(2)]
+    os.close(ready)
+    os.close(go)
+    codes = sorted(child.wait(300).code for child in children)
+    return codes == [0, 2] and trainer.result(run) == trainer.reference(plan)
+
+
+def test_of_two_train_commands_one_trains(trainer, row):
+    good = trained_race(trainer, trainer.quick_plan(), trainer.folder / "run")
+    row("T13", "sample: two train commands at once", f"{int(good)}/1 races", good)
+
+
+@pytest.mark.reliability
+def test_twenty_races_of_two_train_commands(trainer, row):
+    plan = trainer.quick_plan()
+    good = sum(trained_race(trainer, plan, trainer.folder / f"run{number}") for number in range(20))
+    row("T13", "two train commands at once", f"{good}/20 races", good == 20)

@@ -66,6 +66,19 @@ def test_weights_in_channels_last_memory_take_the_same_steps():
     torch.testing.assert_close(plain.weight, last.weight.contiguous(), rtol=1e-5, atol=1e-6)
 
 
+def test_a_parameter_may_get_its_first_gradient_later():
+    model = network()
+    optimizer = make_optimizer(model, Sgd(decay=0.0))
+    optimizer.param_groups[0]["lr"] = 1.0
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for reached in (2, 6):
+        for number, parameter in enumerate(model.parameters()):
+            parameter.grad = torch.ones_like(parameter) if number < reached else None
+        optimizer.step()
+    moved = [float((old - new.detach()).mean()) for old, new in zip(before, model.parameters(), strict=True)]
+    assert moved == pytest.approx([1 + 1.9] * 2 + [1] * 4, rel=1e-5)
+
+
 @pytest.mark.parametrize("wrong", [{"momentum": 1.0}, {"momentum": 0.0, "nesterov": True}, {"decay": -1e-4}])
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

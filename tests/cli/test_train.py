@@ -1,0 +1,99 @@
+import json
+import shlex
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residual.cli.train import seconds
+from residual.pipeline import planned
+
+QUICK = ("--data", "digits", "--epochs", "0.1", "--device", "cpu", "--workers", "0")
+
+
+@pytest.mark.parametrize(
+    "text, value", [("90s", 90), ("15m", 900), ("1h30m", 5400), ("1.5h", 5400), ("2h1m30s", 7290), (" 5m ", 300)]
+)
+def test_a_duration_is_read(text: str, value: float):
+    assert seconds(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "0", "0s", "15", "m", "-5m", "5m1h", "five", "1e3s", "nan", "1 h"])
+def test_what_is_no_duration_is_refused(text: str):
+    with pytest.raises(ValueError, match="1h30m, 15m, 90s"):
+        seconds(text)
+
+
+def test_the_settings_arrive_in_the_plan_and_the_folder_is_named_for_the_network(
+    say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    for expected in ("runs/resnet8", "runs/resnet8-2"):
+        said = say("train", "--model", "resnet8", *QUICK, "--seed", 3, "--recipe", "paper")
+        assert said.code == 0, said.err
+        assert said.out.splitlines()[-1] == f"Next: residual predict {expected} IMAGE"
+    plan = planned(Path("runs/resnet8-2"))
+    assert plan == replace(plan, model="resnet8", data="digits", seed=3, device="cpu", workers=0, budget=None)
+    assert (plan.recipe.name, plan.recipe.epochs, plan.recipe.iterations) == ("paper", 0.1, None)
+    assert (Path("runs/resnet8-2") / "report.html").is_file()
+
+
+def test_json_lines_parse_and_resuming_a_complete_run_says_the_same_again(say: Callable[..., Any]):
+    said = say("train", "--model", "resnet8", *QUICK, "--out", "run", "--json")
+    first = [json.loads(line) for line in said.out.splitlines()]
+    assert [first[0]["event"], first[-1]["event"]] == ["started", "finished"]
+    said = say("train", "--resume", "--out", "run", "--json", "--model", "resnet8", "--seed", 0)
+    again = [json.loads(line) for line in said.out.splitlines()]
+    assert again[-1]["evaluations"]["last"]["top1_error"] == first[-1]["evaluations"]["last"]["top1_error"]
+
+
+def test_a_run_is_gone_on_from_on_other_data(say: Callable[..., Any], trained: Path, cats_and_dogs: Path):
+    fine = ("--recipe", "finetune", "--data", cats_and_dogs, "--epochs", "1", "--size", "24", "--workers", "0")
+    said = say("train", "--model", trained, *fine, "--device", "cpu", "--out", "fine")
+    assert (said.code, said.err) == (0, "")
+    described = json.loads(Path("fine/run.json").read_text())
+    assert described["recipe"]["name"] == "finetune"
+    assert described["data"]["classes"] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_training_goes_on_by_the_command_it_printed(
+    number: int, code: int, start: Callable[..., Any], say: Callable[..., Any]
+):
+    run = Path("my run")
+    words = ("--data", "digits", "--epochs", "6", "--device", "cpu", "--workers", "0", "--out", run)
+    process = start("train", "--model", "resnet8", *words)
+    until = time.monotonic() + 60
+    while not (run / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (code, "")
+    assert "\x1b" not in out, "no terminal, so no control characters"
+    stopped, following = out.splitlines()[-2:]
+    step = int(stopped.removeprefix("Stopped at step ").removesuffix("; its checkpoint is safe."))
+    manifests = sorted((run / "checkpoints").glob("step-*.json"))
+    assert int(manifests[-1].stem.removeprefix("step-")) == step
+    program, *words = shlex.split(following.removeprefix("Next: "))
+    assert program == "residual"
+    finished = say(*words)
+    assert (finished.code, finished.err) == (0, "")
+    assert f"going on from step {step}" in finished.out
+    assert "my run is complete" in finished.out
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_a_second_interruption_ends_at_once_and_loses_no_checkpoint(start: Callable[..., Any]):
+    process = start("train", "--model", "resnet8", "--data", "digits", "--device", "cpu", "--out", "run")
+    while not Path("run/metrics.jsonl").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)
+    assert err == ""
+    assert list(Path("run/checkpoints").glob("step-*.json"))
