@@ -1,6 +1,6 @@
 """Peak memory and time of one training step of ResNet-1202 at batch 128, as the catalog describes it.
 
-    python benchmarks/memory_1202.py [--batch 128] [--keep]      (--keep: without recomputing activations)
+python benchmarks/memory_1202.py [--batch 128] [--keep]      (--keep: without recomputing activations)
 """
 
 import argparse

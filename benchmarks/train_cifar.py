@@ -131,9 +131,7 @@ def ours(device: str, seconds: float, recipe_name: str) -> float:
     batches = training_batches(
         images, recipe.augmentation, Normalize(preprocessing, place), batch=BATCH, seed=0, start=0, device=place
     )
-    steps = fit(
-        training, batches, loss_of, lambda step: 0.1, seed_at=lambda step: key(0, step), precision=precision
-    )
+    steps = fit(training, batches, loss_of, lambda step: 0.1, seed_at=lambda step: key(0, step), precision=precision)
     return speed(steps, seconds, device)
 
 

@@ -1,10 +1,10 @@
-"""Deep residual learning, whole: train, measure, explain and use residual networks.
+"""Deep residual learning, whole: train, measure and use residual networks.
 
-    import residual
+import residual
 
-    model = residual.create_model("resnet20")            # random weights
-    model = residual.load("runs/resnet20")               # what a run has trained
-    residual.list_models()
+model = residual.create_model("resnet20")            # random weights
+model = residual.load("runs/resnet20")               # what a run has trained
+residual.list_models()
 """
 
 from typing import TYPE_CHECKING, Any

@@ -6,6 +6,14 @@ from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reading:
+    """Images are being read before training: so many of so many files."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started:
     """Data is read and the network stands; `step` iterations were done before (a resumed run)."""
 

@@ -9,7 +9,8 @@ import hashlib
 import math
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -31,13 +32,13 @@ from residual.data.transforms import Normalize, Preprocessing, key
 from residual.evaluate.error import top_k_error
 from residual.evaluate.evaluation import evaluation
 from residual.evaluate.score import PIXELS_AT_ONCE, score
-from residual.events import Finished, Measured, Note, Progress, Started, Stopped
+from residual.events import Finished, Measured, Note, Progress, Reading, Started, Stopped
 from residual.models.catalog import describe
 from residual.models.cost import stages
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 from residual.recipes.recipe import Recipe
-from residual.records import CannotWrite, RunFolder, environment, write_json
+from residual.records import CannotWrite, RunFolder, convert, environment, write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
 from residual.train.checkpoint import Checkpoint, Checkpoints
@@ -45,7 +46,7 @@ from residual.train.clock import Clock
 from residual.train.distributed import World
 from residual.train.loop import NonFinite, Step, Training, fit
 from residual.train.optimizer import make_optimizer
-from residual.train.precision import keep_freed_memory, pick_device, pick_precision
+from residual.train.precision import keep_freed_memory, pick_device, pick_precision, settle
 from residual.train.schedule import Pace
 from residual.train.tensorboard import TensorBoard
 from residual.weights.card import Card
@@ -99,24 +100,35 @@ def train(plan: Plan, run: Path, *, stop: Stop | None = None) -> Iterator[object
     yield from _together(plan, run, stop or Stop(), resume=False)
 
 
-def resume(run: Path, *, stop: Stop | None = None) -> Iterator[object]:
-    """Go on with the run in the folder `run` from its newest whole checkpoint: bit for bit as if never cut off."""
-    yield from _together(planned(run), run, stop or Stop(), resume=True)
+def resume(
+    run: Path, *, stop: Stop | None = None, workers: int | None = None, device: str | None = None
+) -> Iterator[object]:
+    """Go on with the run in the folder `run` from its newest whole checkpoint: bit for bit as if never cut off.
+
+    workers, device: other ones than the run began with; the device must be of the same kind.
+    """
+    plan = planned(run)
+    plan = replace(
+        plan,
+        workers=plan.workers if workers is None else workers,
+        device=plan.device if device is None else device,
+    )
+    yield from _together(plan, run, stop or Stop(), resume=True)
 
 
 def planned(run: Path) -> Plan:
     """The plan that a run folder was started with."""
     described = RunFolder.open(run).description
     try:
-        return msgspec.convert(described["plan"], Plan)
-    except (KeyError, msgspec.ValidationError) as error:
+        return convert(described["plan"], Plan)
+    except (KeyError, ValueError) as error:
         raise ValueError(f"{run / 'run.json'} does not hold a plan that this version can follow: {error}") from error
 
 
-def read_data(plan: Plan) -> Dataset:
-    """The images of a plan, in the same splits every time."""
+def read_data(plan: Plan, progress: Callable[[int, int], None] | None = None) -> Dataset:
+    """The images of a plan, in the same splits every time.  progress: told (files read, files in all)."""
     data = open_dataset(
-        plan.data, size=plan.size, seed=plan.seed, workers=plan.workers, download=plan.download
+        plan.data, size=plan.size, seed=plan.seed, workers=plan.workers, download=plan.download, progress=progress
     )
     if data.validation is None and plan.recipe.validation:
         data = hold_out(data, plan.recipe.validation, seed=plan.seed)
@@ -151,29 +163,41 @@ class _Run:
         self.precision = pick_precision(plan.recipe.precision, self.device)
         self.tensorboard = TensorBoard(path / "tensorboard") if plan.tensorboard and world.leads else None
         keep_freed_memory()
+        settle(self.precision)
 
     def events(self, *, resume: bool) -> Iterator[object]:
         """The chapters in order."""
         then = RunFolder.open(self.path).description if resume else None
         with distributed.leader_first(self.world):  # what it downloads or decodes, the others find
-            self.read_data()
+            yield from self.read_data()
         self.build(then)
         with ExitStack() as held:
             newest = distributed.from_leader(lambda: self.open_folder(then, held), self.world)
             if newest is not None:
                 self.seconds_before = newest.state["seconds"]
+            self.commit = (then or self.description())["environment"]["commit"]  # what the run began with
             yield from self.restore(newest)
+            if newest is not None:
+                self.write({"step": newest.step, "time": round(self.seconds(), 3), "resumed": environment()})
             yield self.started()
+            for note in self.data.notes:
+                yield Note(note)
             finished = yield from self.learn()
             if finished and self.world.leads:
                 yield from self.conclude()
 
     # --- data -> model ---------------------------------------------------------------------------------------
 
-    def read_data(self) -> None:
-        """The splits, and what they look like on average."""
+    def read_data(self) -> Iterator[Reading]:
+        """The splits, and what they look like on average; read beside this thread, so that it can tell how far."""
         plan, recipe = self.plan, self.recipe
-        self.data = read_data(plan)
+        far: list[tuple[int, int]] = []
+        with ThreadPoolExecutor(max_workers=1) as beside:
+            reading = beside.submit(read_data, plan, lambda done, total: far.append((done, total)))
+            while not wait([reading], timeout=0.5).done:
+                if far:
+                    yield Reading(done=far[-1][0], total=far[-1][1])
+            self.data = reading.result()
         self.preprocessing = measure_preprocessing(
             self.data.train,
             size=network_size(self.data.train, plan.size),
@@ -204,7 +228,7 @@ class _Run:
         self.normalize = Normalize(self.preprocessing, self.device)
         model = ResNet(self.model_description)
         if start is not None:
-            adopt(model, start)
+            adopt(model, start, same_classes=start.card.classes == self.data.classes)
         if self.world.size > 1:
             distributed.sync_batch_norms(model)
         self.precision.place(model)
@@ -232,6 +256,7 @@ class _Run:
             "data": {
                 "origin": data.origin,
                 "fingerprint": data.train.fingerprint,
+                "fingerprints": {name: images.fingerprint for name, images in data.splits().items()},
                 "counts": {name: len(images) for name, images in data.splits().items()},
                 "classes": list(data.classes),
                 "split": data.split,
@@ -262,18 +287,31 @@ class _Run:
             self.folder = RunFolder.create(self.path, self.description())
         else:
             self.folder = RunFolder.open(self.path)
-            self.refuse_changed_data(then["data"]["fingerprint"])
+            self.refuse_other_ground(then)
         held.enter_context(self.folder.lock())
         self.checkpoints = Checkpoints(self.path / "checkpoints", identity=self.identity())
-        return self.checkpoints.newest()
-
-    def refuse_changed_data(self, then: str) -> None:
-        """A resumed run must see the images it began with."""
-        now = self.data.train.fingerprint
-        if then != now:
+        newest = self.checkpoints.newest()
+        if newest is None and (measured := self.folder.metrics()):
             raise ValueError(
-                f"the training images in {self.plan.data} are not those that {self.path} began with (fingerprint "
-                f"{now[:12]}, then {then[:12]}); put the data back as it was, or start a new run with --out"
+                f"{self.path} was trained until iteration {measured[-1]['step']}, but no checkpoint is left in "
+                f"{self.checkpoints.folder}; put them back, or start a new run with --out"
+            )
+        return newest
+
+    def refuse_other_ground(self, then: dict[str, Any]) -> None:
+        """A resumed run must see the images it began with, and the arithmetic."""
+        for split, images in self.data.splits().items():
+            before, now = then["data"]["fingerprints"].get(split), images.fingerprint
+            if before != now:
+                raise ValueError(
+                    f"the {split} images in {self.plan.data} are not those that {self.path} began with (fingerprint "
+                    f"{now[:12]}, then {str(before)[:12]}); put the data back as it was, or start a new run with --out"
+                )
+        before, now = (f"{each['device'].split(':')[0]} in {each['precision']}" for each in (then, self.description()))
+        if before != now:
+            raise ValueError(
+                f"{self.path} was trained on {before} and would go on on {now}, which could not be exact; resume it "
+                "on such a device (--device), or start a new run with --out"
             )
 
     # --- train -----------------------------------------------------------------------------------------------
@@ -334,7 +372,7 @@ class _Run:
                 training.refuse_non_finite()
             if recording:
                 yield self.record(step.number, step.rate, clock)
-            if self.plan.budget is not None and not done and distributed.any_says(self.replan_due(clock), world):
+            if self.plan.budget is not None and not done:
                 self.replan(step.number, clock)
             best = False
             if world.leads and self.look_due(step.number):
@@ -367,10 +405,11 @@ class _Run:
     def count(self, step: Step) -> None:
         """Add an iteration to the running totals; tell its error to a pace that waits for it."""
         images = self.recipe.batch // self.world.size
-        self.totals += torch.stack([step.loss * images, step.measures["wrong"], torch.full_like(step.loss, images)])
+        counted = torch.stack([step.loss * images, step.measures["wrong"], torch.full_like(step.loss, images)])
+        counted = distributed.total(counted, self.world)
+        self.totals += counted
         if self.pace.warming:
-            wrong = distributed.total(step.measures["wrong"], self.world)
-            self.pace.saw_error(100 * float(wrong) / self.recipe.batch)
+            self.pace.saw_error(100 * float(counted[1]) / self.recipe.batch)
 
     def look_due(self, step: int) -> bool:
         """Whether another EVALUATIONS-th part of the training has just been completed."""
@@ -381,11 +420,6 @@ class _Run:
         if self.plan.save_steps is not None:
             return step % self.plan.save_steps == 0
         return time.monotonic() - saved > SAVE_EVERY
-
-    def replan_due(self, clock: Clock) -> bool:
-        assert self.plan.budget is not None
-        first = self.pace.planned_at == 0 and clock.steps(self.training.step) >= 8
-        return first or clock.seconds() > 0.015 * self.plan.budget
 
     def loss_of(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, for mixed images of both labels; counts where the network misses the larger share."""
@@ -400,12 +434,20 @@ class _Run:
         return loss, {"wrong": wrong}
 
     def replan(self, step: int, clock: Clock) -> None:
-        """Under a time budget: how many iterations still fit, after what the end will need?"""
-        assert self.plan.budget is not None
+        """Under a time budget, from time to time: how many iterations still fit, after what the end will need?"""
+        budget = self.plan.budget
+        assert budget is not None
         per_step = clock.seconds_per_step(step)
-        reserve = min(4.0, 0.1 * self.plan.budget)  # starting Python, writing files, a guess that was too low
-        left = self.plan.budget - reserve - self.seconds() - self.seconds_to_finish(step, per_step)
-        fits = int(distributed.agree(step + max(1, left / per_step), self.world))
+        reserve = min(4.0, 0.1 * budget)  # starting Python, writing files, a guess that was too low
+        left = budget - reserve - self.seconds() - self.seconds_to_finish(step, per_step)
+        # The first iterations are slow, so the first plans are soon replaced.  The last stretch keeps its plan:
+        # the rate then falls to zero, rather than being cut off by a late surprise.
+        soon = clock.steps(step) >= max(8, step - clock.steps(step))
+        last = max(left, (self.pace.iterations - step) * per_step) < 0.05 * budget
+        due = not last and (soon or clock.seconds() > 0.015 * budget)
+        fits = int(distributed.agree(step + max(1, left / per_step) if due else 0, self.world))
+        if not fits:
+            return
         if abs(fits - self.pace.iterations) > 0.003 * self.pace.iterations:
             self.pace.replan(step, fits)
             self.write({"step": step, "time": round(self.seconds(), 3), "plan": fits})
@@ -426,7 +468,7 @@ class _Run:
 
     def record(self, step: int, rate: float, clock: Clock) -> Progress:
         """A line in metrics.jsonl: means over the iterations since the line before."""
-        loss, wrong, count = distributed.total(self.totals, self.world).tolist()
+        loss, wrong, count = self.totals.tolist()
         self.totals.zero_()
         epoch = step * self.recipe.batch / len(self.data.train)
         speed = self.recipe.batch / clock.seconds_per_step(step)
@@ -487,17 +529,20 @@ class _Run:
 
     # --- checkpoints -----------------------------------------------------------------------------------------
 
-    def save(self, *, best: bool = False, must: bool = True) -> Iterator[Note]:
-        """A checkpoint of this moment.  One that cannot be written is told, and an error only if it `must`."""
-        state = {
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the tensors."""
+        return {
             "training": self.training.state(),
             "pace": self.pace.state(),
             "totals": self.totals.tolist(),
             "best_error": self.best_error,
             "seconds": self.seconds(),
         }
+
+    def save(self, *, best: bool = False, must: bool = True) -> Iterator[Note]:
+        """A checkpoint of this moment.  One that cannot be written is told, and an error only if it `must`."""
         try:
-            self.checkpoints.save(self.training.step, self.training.tensors(), state, best=best)
+            self.checkpoints.save(self.training.step, self.training.tensors(), self.state(), best=best)
         except CannotWrite as error:
             if must:
                 raise
@@ -512,6 +557,8 @@ class _Run:
                 yield from self.save()
             return
         state = newest.state
+        if odd := sorted(state.keys() ^ self.state().keys()):
+            raise ValueError(f"{newest.path} lacks or adds {odd[0]!r}; it is of another version of residual")
         self.training.load(newest.tensors, state["training"])
         self.pace.load(state["pace"])
         self.totals.copy_(torch.tensor(state["totals"], dtype=self.totals.dtype))
@@ -526,6 +573,8 @@ class _Run:
         evaluations = {"last": self.judge("last", self.training.tensors(), self.training.step)}
         if self.data.validation is not None and (best := self.checkpoints.best()) is not None:
             evaluations["best"] = self.judge("best", best.tensors, best.step)
+        while self.checkpoints.notes:
+            yield Note(self.checkpoints.notes.pop(0))
         yield Finished(
             run=self.path,
             evaluations={name: judged for name, judged in evaluations.items() if judged is not None},
@@ -549,7 +598,7 @@ class _Run:
             "iterations": step,
             "epochs": round(step * self.recipe.batch / len(self.data.train), 3),
             "weights": which,
-            "commit": environment()["commit"],
+            "commit": self.commit,
         }
         found = None
         if images is not None:
@@ -596,7 +645,12 @@ class _Run:
         return [self.data.train.names[index] for index in indices.tolist()]
 
 
-def adopt(model: ResNet, start: ResNet) -> None:
-    """Take over every weight of `start` that has its place in `model`; another classifier stays as it began."""
+def adopt(model: ResNet, start: ResNet, *, same_classes: bool) -> None:
+    """Take over every weight of `start` that has its place in `model`; a classifier of other classes begins anew."""
     mine, theirs = model.state_dict(), start.state_dict()
-    model.load_state_dict({n: theirs[n] if theirs[n].shape == mine[n].shape else mine[n] for n in mine})
+    taken = {
+        name: theirs[name]
+        for name in mine
+        if theirs[name].shape == mine[name].shape and (same_classes or not name.startswith("classifier."))
+    }
+    model.load_state_dict(mine | taken)

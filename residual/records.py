@@ -4,7 +4,6 @@ Everything here is written durably (law 4 of the house): a file appears under it
 has reached the disk. `DurableFile` is the one place that talks to the disk; all others go through it.
 """
 
-import dataclasses
 import errno
 import fcntl
 import importlib.metadata
@@ -140,31 +139,34 @@ def make_folder(folder: Path) -> None:
         raise CannotWrite(folder, error) from error
 
 
-def remove_leftovers(folder: Path) -> list[str]:
+def remove_leftovers(folder: Path) -> None:
     """Remove what an interrupted `DurableFile` left in a folder; the caller must be its only writer."""
-    leftovers = sorted(path for path in folder.glob(".*.*.tmp") if path.is_file())
-    for path in leftovers:
-        path.unlink()
-    return [path.name for path in leftovers]
+    for path in folder.glob(".*.*.tmp"):
+        if path.is_file():
+            path.unlink()
 
 
 def read_json(path: Path, type: type[T]) -> T:
-    """Read a file as one typed value; `ValueError` names the file and the field.
-
-    Fields that the type does not have are refused, since a misspelt setting must not be ignored.
-    """
+    """Read a file as one typed value, as strictly as `convert`; `ValueError` names the file and the field."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     try:
-        value = msgspec.json.decode(data, type=type)
-        unknown = _unknown(msgspec.json.decode(data), msgspec.to_builtins(value), "$")
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return convert(msgspec.json.decode(data), type)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not what it should be: {error}") from error
-    if unknown:
-        raise ValueError(f"{path} has a field nobody reads: {unknown}; misspelt, or of a newer version")
-    return value
+
+
+def convert(value: object, type: type[T]) -> T:
+    """What JSON holds (objects, lists, numbers, text) as one typed value; `ValueError` names the field.
+
+    Fields that the type does not have are refused, since a misspelt setting must not be ignored.
+    """
+    converted = msgspec.convert(value, type)
+    if unknown := _unknown(value, msgspec.to_builtins(converted), "$"):
+        raise ValueError(f"it has a field nobody reads: {unknown}; misspelt, or of a newer version")
+    return converted
 
 
 def _unknown(raw: object, known: object, where: str) -> str | None:
@@ -174,7 +176,7 @@ def _unknown(raw: object, known: object, where: str) -> str | None:
                 return f"{where}.{key}"
             if found := _unknown(value, known[key], f"{where}.{key}"):
                 return found
-    if isinstance(raw, list) and isinstance(known, list):
+    if isinstance(raw, list | tuple) and isinstance(known, list | tuple):
         for index, (one, other) in enumerate(zip(raw, known, strict=False)):
             if found := _unknown(one, other, f"{where}[{index}]"):
                 return found
@@ -221,8 +223,7 @@ class RunFolder:
     def _refuse_a_run(self) -> None:
         if (self.path / "run.json").exists():
             raise ValueError(
-                f"{self.path} already holds a run; go on with it by --resume, or name another folder with "
-                f"--out"
+                f"{self.path} already holds a run; go on with it by --resume, or name another folder with --out"
             )
 
     @classmethod
@@ -363,16 +364,6 @@ def _let_go() -> None:
     """In a forked child: a worker that outlives its trainer must not keep the folder locked."""
     while _held:
         os.close(_held.pop())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cell:
-    """One number of the paper beside our measurements of it."""
-
-    row: str
-    unit: str  # e.g. "% test error"
-    paper: float | None
-    ours: tuple[float, ...] = ()  # one value per seed, in seed order
 
 
 def environment() -> dict[str, Any]:

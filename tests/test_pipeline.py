@@ -79,6 +79,7 @@ def result(run: Path) -> dict[str, object]:
     manifest = json.loads(max((run / "checkpoints").glob("step-*.json")).read_text())
     manifest["state"].pop("seconds")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "resumed" not in line]
     return {
         "training": manifest["sha256"],
         "state": manifest["state"],
@@ -242,6 +243,25 @@ def test_other_images_are_refused_when_a_run_goes_on(tmp_path, monkeypatch):
         list(pipeline.resume(run))
 
 
+def test_a_run_whose_checkpoints_are_gone_does_not_silently_begin_again(tmp_path):
+    run, stop = tmp_path / "run", Stop()
+    train_until(pipeline.train(plan(), run, stop=stop), stop, 4)
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    with pytest.raises(ValueError, match=r"trained until iteration [45], but no checkpoint is left"):
+        list(pipeline.resume(run))
+
+
+def test_a_run_cut_off_before_its_first_checkpoint_begins_again(tmp_path):
+    run = tmp_path / "run"
+    next(pipeline.train(plan(), run))
+    for path in (run / "checkpoints").iterdir():
+        path.unlink()
+    list(pipeline.resume(run))
+    list(pipeline.train(plan(), tmp_path / "whole"))
+    assert result(run) == result(tmp_path / "whole")
+
+
 def test_what_is_no_run_cannot_be_resumed(tmp_path):
     with pytest.raises(ValueError, match="no run folder"):
         list(pipeline.resume(tmp_path))
@@ -328,6 +348,7 @@ def test_a_passing_fault_costs_a_step_back_and_no_bit(tmp_path, monkeypatch, ste
     events = list(pipeline.train(plan(), tmp_path / "run"))
     notes = [event.text for event in events if isinstance(event, Note)]
     assert len(notes) == 1
+    assert "resumed" not in (tmp_path / "run" / "metrics.jsonl").read_text()
     assert "going back to the last checkpoint" in notes[0]
     assert Counter(tried)[step] == 2
     assert result(tmp_path / "run") == result(tmp_path / "whole")
@@ -563,14 +584,24 @@ def test_the_same_classes_keep_their_classifier():
     torch.manual_seed(0)
     description = replace(describe("resnet8"), widths=(4, 4, 8), stem_width=4)
     start, other = pipeline.ResNet(description), pipeline.ResNet(description)
-    adopt(other, start)
+    adopt(other, start, same_classes=True)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in start.state_dict().items())
+
+
+def test_as_many_other_classes_begin_another_classifier():
+    torch.manual_seed(0)
+    description = replace(describe("resnet8"), widths=(4, 4, 8), stem_width=4)
+    start, other = pipeline.ResNet(description), pipeline.ResNet(description)
+    adopt(other, start, same_classes=False)
+    same = [name for name, value in start.named_parameters() if torch.equal(value, other.get_parameter(name))]
+    assert "stem.conv.weight" in same
+    assert "classifier.weight" not in same
 
 
 def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_path, monkeypatch):
     """1,000 photographs of 224 pixels at once would take 10 GB."""
     run = pipeline._Run(plan(recipe(exact_statistics=100)), tmp_path, Stop(), pipeline.World())
-    run.read_data()
+    list(run.read_data())
     run.build(None)
     sizes = [len(images) for images in run.statistics_batches()]
     assert sizes == [150]

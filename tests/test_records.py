@@ -12,6 +12,7 @@ from residual.records import (
     AlreadyRunning,
     CannotWrite,
     RunFolder,
+    convert,
     environment,
     make_folder,
     read_json,
@@ -85,6 +86,31 @@ def test_an_unknown_field_inside_a_list_is_found(tmp_path):
         read_json(tmp_path / "a.json", list[Outer])
 
 
+@pytest.mark.parametrize(
+    "value, complaint",
+    [
+        ({"name": "x", "nmae": 1}, r"nobody reads: \$\.nmae;"),
+        ({"name": "x", "inner": {"dept": 20}}, r"nobody reads: \$\.inner\.dept;"),
+        ({"name": "x", "inner": {"depth": "20"}}, r"\$\.inner\.depth"),
+        ({}, "name"),
+    ],
+)
+def test_a_value_of_another_shape_is_refused_naming_the_field(value, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        convert(value, Outer)
+
+
+def test_an_unknown_field_inside_a_tuple_is_found():
+    with pytest.raises(ValueError, match=r"\$\[1\]\.nmae"):
+        convert([{"name": "x"}, {"name": "y", "nmae": 1}], tuple[Outer, ...])
+
+
+def test_a_value_is_converted_from_what_json_holds_and_from_what_asdict_makes():
+    value = Outer(name="é", inner=Inner(depth=110), drops=(1, 2))
+    assert convert({"name": "é", "inner": {"depth": 110}, "drops": [1, 2]}, Outer) == value
+    assert convert(dataclasses.asdict(value), Outer) == value
+
+
 def open_descriptors():
     folder = Path("/proc/self/fd")
     return len(list(folder.iterdir())) if folder.exists() else 0
@@ -139,8 +165,8 @@ def test_a_folder_that_cannot_be_made_is_an_error_that_says_so(tmp_path):
 def test_only_our_own_temporary_files_are_leftovers(tmp_path):
     for name in (".a.json.12.tmp", "notes.tmp", ".hidden", "a.json"):
         (tmp_path / name).write_bytes(b"")
-    assert remove_leftovers(tmp_path) == [".a.json.12.tmp"]
-    assert len(list(tmp_path.iterdir())) == 3
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", "a.json", "notes.tmp"]
 
 
 def test_a_run_folder_is_created_once_and_opened_after(tmp_path, run):

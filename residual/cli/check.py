@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import asdict
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from residual.cli.terminal import next_step, printable, working
+
+if TYPE_CHECKING:
+    from residual.data.check import Alike
 
 app = typer.Typer(help="Look at data before training on it.", rich_markup_mode=None)
 SHOWN = 20  # problems and pairs of each kind
@@ -48,19 +51,21 @@ def check(
     if found.imbalance > 3:
         print(f"  imbalance  the largest class has {found.imbalance:.1f} times as many training images as the smallest")
     _list("files left out", [f"{problem.path}: {problem.reason}" for problem in found.problems])
-    _list("groups of equal images", [_alike(each.names, each.splits) for each in found.duplicates])
-    _list(
-        "pairs of splits' images that look alike", [_alike(each.names, each.splits) for each in found.near_duplicates]
-    )
+    _list("groups of equal images", [_told(each) for each in found.duplicates])
+    _list("pairs of splits' images that look alike", [_told(each) for each in found.near_duplicates])
     _list("notes", list(found.notes))
     leaks = sum(each.across_splits for each in (*found.duplicates, *found.near_duplicates))
     if leaks:
         print(f"{leaks} of these stand in two splits: what is trained on would be tested on.")
+    contradictions = sum(each.across_classes for each in (*found.duplicates, *found.near_duplicates))
+    if contradictions:
+        print(f"{contradictions} of these stand in two classes: their labels contradict each other.")
     print(next_step("train", "--model", "resnet18", "--data", where))
 
 
-def _alike(names: tuple[str, ...], splits: tuple[str, ...]) -> str:
-    return " = ".join(f"{split}: {name}" for name, split in zip(names, splits, strict=True))
+def _told(alike: "Alike") -> str:
+    there = zip(alike.splits, alike.names, alike.classes, strict=True)
+    return " = ".join(f"{split}: {name}{f' ({label})' * alike.across_classes}" for split, name, label in there)
 
 
 def _list(title: str, lines: list[str]) -> None:

@@ -45,7 +45,6 @@ def demo(
     console.print(f"{experiment.CLAIM}\n")
     curves: dict[tuple[str, int], Curve] = {}
     work = Work([(name, depth, seed) for seed in experiment.SEEDS for name, _, depth in experiment.networks()])
-    began = time.monotonic()
     with Live(console=console, refresh_per_second=4) if console.is_terminal else nullcontext() as live:
         for curve in experiment.run(folder, stop=stop):
             curves[curve.network, curve.seed] = curve
@@ -59,7 +58,7 @@ def demo(
         console.print("Stopped; what is trained is safe.")
         console.print(next_step("demo", "--out", folder), soft_wrap=True)
         raise typer.Exit(128 + stop.signal)
-    verdict = experiment.conclude(folder, list(curves.values()), time.monotonic() - began)
+    verdict = experiment.conclude(folder, list(curves.values()))
     report = write_demo(folder)
     console.print(f"\n{verdict['sentence']}")
     for test in verdict["tests"]:

@@ -15,7 +15,7 @@ from residual.cli.terminal import printable
 
 app = typer.Typer(
     name="residual",
-    help="Deep residual learning, whole: train, measure, explain and use residual networks.",
+    help="Deep residual learning, whole: train, measure and use residual networks.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help comes twice as fast

@@ -87,7 +87,7 @@ def train(
     listen(stop)
     if resume:
         _refuse_other_settings(folder, pipeline.planned(folder), recipe, epochs, asked)
-        events = pipeline.resume(folder, stop=stop)
+        events = pipeline.resume(folder, stop=stop, workers=workers, device=device)
     else:
         plan = _plan(asked, recipe or "modern", epochs, download=download, tensorboard=tensorboard)
         events = pipeline.train(plan, folder, stop=stop)
@@ -144,10 +144,10 @@ def _folder_to_resume(out: Path | None) -> Path:
 def _refuse_other_settings(
     folder: Path, plan: "Plan", recipe: str | None, epochs: float | None, asked: dict[str, object]
 ) -> None:
-    """A resumed run keeps its settings; one that is given again must be the same."""
+    """A resumed run keeps its settings; one that decides its numbers and is given again must be the same."""
     then = {**vars(plan), "recipe": plan.recipe.name, "epochs": plan.recipe.epochs}
     for name, value in {**asked, "recipe": recipe, "epochs": epochs}.items():
-        if value is not None and value != then[name]:
+        if name not in ("workers", "device") and value is not None and value != then[name]:
             flag = "time" if name == "budget" else name
             raise ValueError(
                 f"{folder} was started with {flag} {then[name]!r}, and --{flag} now says {value!r}; a resumed run "

@@ -36,6 +36,10 @@ def watch(happenings: Iterable[object], folder: Path, *, stop: "Stop", as_json: 
         for event in happenings:
             line.saw(event)
             match event:
+                case events.Reading():
+                    if not console.is_terminal and time.monotonic() - told > QUIET:
+                        told = time.monotonic()
+                        console.print(f"reading the images: {event.done:,} of {event.total:,}")
                 case events.Started():
                     _started(console, event)
                 case events.Progress():
@@ -79,6 +83,8 @@ class LiveLine:
             return Text()
         if self.stop.signal:
             return self._doing("stopping after this iteration, with a checkpoint; Ctrl-C again ends at once")
+        if isinstance(self.now, events.Reading):
+            return self._doing(f"reading the images: {self.now.done:,} of {self.now.total:,}")
         if self.progress is None:
             return self._doing("reading the images" if self.now is None else "training")
         if self.progress.step == self.progress.iterations:
@@ -137,10 +143,10 @@ def _finished(console: Console, event: events.Finished, report: Path) -> None:
     names = {"last": "last iteration", "best": "best by validation"}
     for which, found in event.evaluations.items():
         low, high = found["interval"]
-        console.print(
-            f"{names[which]}: {found['split']} error {found['top1_error']:.2f} % "
-            f"(95 % interval {low:.2f} to {high:.2f}, {found['images']:,} images)"
-        )
+        chosen = which == "best" and found["split"] == "validation"  # the lowest of many says little of new images
+        spread = "chosen by it" if chosen else f"95 % interval {low:.2f} to {high:.2f}"
+        error = f"{found['split']} error {found['top1_error']:.2f} %"
+        console.print(f"{names[which]}: {error} ({spread}, {found['images']:,} images)")
     if not event.evaluations:
         console.print("no error was measured: the data has neither validation nor test images")
     console.print(f"{event.run} is complete after {clock(event.seconds)}.  Report: {report}")

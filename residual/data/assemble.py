@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residual.data.decode import BadImage, Mode, Pixels, View, fit
+from residual.data.decode import BadImage, Pixels, View, fit
 from residual.data.images import Dataset, ImageFiles, Images, Problem
 from residual.data.kept import Harvest, keep, recall
 from residual.data.loader import File, Pool
@@ -67,19 +67,25 @@ def assemble(
     classes: tuple[str, ...],
     origin: str,
     size: int | None,
+    view: View | None = None,
     seed: int,
     workers: int,
     problems: Sequence[Problem] = (),
     split: dict[str, Any] | None = None,
-    mode: Mode = "RGB",
     progress: Progress | None = None,
 ) -> Dataset:
-    """Read every file once and make a Dataset of the good ones; damaged ones are listed with reasons."""
+    """Read every file once and make a Dataset of the good ones; damaged ones are listed with reasons.
+
+    view: how a network that exists wants them; None keeps them for one of `size` pixels that is yet to be trained.
+    """
     files = [entry.file for entry in entries]
-    harvest = recall(files, mode, size)
+    if view is None:
+        side = stored_side(size or SIZE)
+        view = View(size=side, resize=side, keep=SMALL)
+    harvest = recall(files, view, size)
     if harvest is None:
-        harvest = _read(files, mode, size, workers, progress)
-        keep(files, mode, size, harvest)
+        harvest = _read(files, view, size, workers, progress)
+        keep(files, view, size, harvest)
     good = harvest.good
     bad = [*problems, *(Problem(path=files[place].name, reason=why) for place, why in harvest.bad.items())]
     bad.sort(key=lambda one: one.path)
@@ -88,11 +94,16 @@ def assemble(
     names = tuple(files[place].name for place in good)
     splits = [entries[place].split for place in good]
     split = dict(split or {})
-    if None in splits:
+    made_here = None in splits
+    if made_here:
         held = held_out(names, labels, share=VALIDATION, seed=seed)
         splits = ["validation" if out else "train" for out in held.tolist()]
         split |= {"made": f"{VALIDATION:.0%} of each class held out by name", "seed": seed}
     _refuse_classes_without_images(classes, labels, splits, bad)
+
+    stored = replace(view, keep=0)
+    if harvest.side != view.size:  # small images, as they are
+        stored = replace(stored, size=harvest.side, resize=harvest.side)
 
     def part(name: str) -> Images | ImageFiles | None:
         rows = torch.tensor([row for row, own in enumerate(splits) if own == name], dtype=torch.int64)
@@ -107,7 +118,7 @@ def assemble(
             labels=labels[rows],
             classes=classes,
             names=own_names,
-            view=View(mode=mode, size=harvest.side, resize=harvest.side),
+            view=stored,
             digests=tuple(harvest.digests[row] for row in rows.tolist()),
             workers=workers,
         )
@@ -122,19 +133,17 @@ def assemble(
         classes=classes,
         origin=origin,
         problems=tuple(bad),
+        made_here=made_here,
         split=split | {name: len(images) for name, images in parts.items() if images is not None},
         sizes={f"{width}x{height}": count for (width, height), count in harvest.found.most_common()},
         notes=harvest.notes,
     )
 
 
-def _read(
-    files: Sequence[File], mode: Mode, size: int | None, workers: int, progress: Progress | None
-) -> Harvest:
+def _read(files: Sequence[File], view: View, size: int | None, workers: int, progress: Progress | None) -> Harvest:
     """Decode every file once; keep the pixels if they fit in memory."""
-    side = stored_side(size or SIZE)
-    channels = 3 if mode == "RGB" else 1
-    view = View(mode=mode, size=side, resize=side, keep=SMALL)
+    side, channels = view.size, 3 if view.mode == "RGB" else 1
+    assert side is not None
     whole = replace(view, keep=0)
     room = len(files) * side * side * channels < MEMORY
     rows = np.empty((len(files) if room else 0, side, side, channels), np.uint8)
@@ -154,7 +163,7 @@ def _read(
             good.append(place)
             digests.append(decoded.digest)
             found[decoded.found] += 1
-            if small is not None and _may_keep(found, size):
+            if small is not None and _may_keep(found, size, view.keep):
                 small.append(pixels)
                 continue
             if small is not None and room:
@@ -171,23 +180,19 @@ def _read(
             together = np.stack(small)
     elif room:
         together = rows[: len(good)]
-    return Harvest(
-        good=good, bad=bad, found=found, pixels=together, side=side, digests=digests, notes=notes
-    )
+    return Harvest(good=good, bad=bad, found=found, pixels=together, side=side, digests=digests, notes=notes)
 
 
-def _may_keep(found: Counter[tuple[int, int]], size: int | None) -> bool:
+def _may_keep(found: Counter[tuple[int, int]], size: int | None, most: int) -> bool:
     """Whether all images so far have one small square size, and the one that was asked for if any was."""
     ((width, height),) = found if len(found) == 1 else ((0, 1),)
-    return width == height and width <= SMALL and size in (None, width)
+    return width == height and width <= most and size in (None, width)
 
 
 def _refuse_classes_without_images(
     classes: tuple[str, ...], labels: Tensor, splits: Sequence[str | None], bad: Sequence[Problem]
 ) -> None:
-    counts = Counter(
-        label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train"
-    )
+    counts = Counter(label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train")
     for label, name in enumerate(classes):
         if not counts[label]:
             reasons = [f"{one.path}: {one.reason}" for one in bad if f"/{name}/" in f"/{one.path}"]

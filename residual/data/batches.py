@@ -37,7 +37,7 @@ class Order:
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) positions -> (B,) epochs and (B,) image indices."""
         epochs, ranks = positions // self.count, positions % self.count
-        needed = [int(epoch) for epoch in epochs.unique()]
+        needed = sorted(set(epochs.tolist()))
         self._epochs = {
             epoch: self._epochs[epoch] if epoch in self._epochs else permutation(self.count, self.seed, epoch)
             for epoch in needed

@@ -106,8 +106,7 @@ def read_cifar(source: Source, place: Path) -> Dataset:
     if len(classes) != source.classes:
         raise ValueError(f"{place}: {source.meta} names {len(classes)} classes, not {source.classes}")
     train, test = (
-        _images(source, {batch: files[batch] for batch in batches}, classes)
-        for batches in (source.train, source.test)
+        _images(source, {batch: files[batch] for batch in batches}, classes) for batches in (source.train, source.test)
     )
     return Dataset(
         train=train,
@@ -290,9 +289,7 @@ def _unpickle(data: bytes, name: str) -> dict[bytes, Any]:
         content = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except Exception as error:  # a damaged pickle may fail in any way
         reason = str(error) or type(error).__name__
-        raise ValueError(
-            f"{name} is not what CIFAR's authors published ({reason}); nothing in it was run"
-        ) from None
+        raise ValueError(f"{name} is not what CIFAR's authors published ({reason}); nothing in it was run") from None
     if not isinstance(content, dict):
         raise ValueError(f"{name} is not what CIFAR's authors published: no dictionary")
     return content

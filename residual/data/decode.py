@@ -169,9 +169,7 @@ def read(path: bytes | str, *, stamp: tuple[int, int] | None = None) -> bytes:
         if stamp is not None and stamp != (status.st_size, status.st_mtime_ns):
             raise BadImage("the file has changed since it was first read")
         if status.st_size > MAX_BYTES:
-            raise BadImage(
-                f"{status.st_size / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB"
-            )
+            raise BadImage(f"{status.st_size / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB")
         parts = []
         while part := os.read(descriptor, MAX_BYTES):
             parts.append(part)

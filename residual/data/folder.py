@@ -9,7 +9,7 @@ are opened.  Paths are bytes, because names need not be text.
 """
 
 # pathlib has no paths of bytes
-# ruff: noqa: PTH110, PTH114, PTH116, PTH119, PTH122
+# ruff: noqa: PTH110, PTH113, PTH114, PTH116, PTH119, PTH122
 
 import os
 import stat
@@ -20,15 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residual.data.assemble import Entry, Progress, assemble
-from residual.data.decode import sniff
+from residual.data.decode import View, sniff
 from residual.data.images import Dataset, Problem
 from residual.data.loader import File
+from residual.data.split import SPELLINGS
 
-SPLITS = {
-    "train": ("train", "training"),
-    "validation": ("val", "validation", "valid", "dev"),
-    "test": ("test", "testing"),
-}
 IMAGES = (b".jpg", b".jpeg", b".jpe", b".jfif", b".png", b".apng", b".webp", b".bmp", b".dib", b".gif")
 OTHER_IMAGES = (
     b".tif", b".tiff", b".heic", b".heif", b".avif", b".jxl", b".jp2", b".j2k", b".svg", b".psd", b".ico",
@@ -36,6 +32,7 @@ OTHER_IMAGES = (
 )  # fmt: skip
 NOT_IMAGES = (b".txt", b".md", b".csv", b".tsv", b".json", b".xml", b".yaml", b".yml", b".html", b".db")
 NOT_CLASSES = (b"__MACOSX", b"@eaDir", b"$RECYCLE.BIN", b"lost+found", b"__pycache__")
+A_RUN = "the folder of a training (it holds run.json); it is not read"
 
 
 def printable(path: bytes) -> str:
@@ -44,7 +41,7 @@ def printable(path: bytes) -> str:
 
 
 def read_folder(
-    path: Path, *, size: int | None, seed: int, workers: int, progress: Progress | None = None
+    path: Path, *, size: int | None, view: View | None, seed: int, workers: int, progress: Progress | None = None
 ) -> Dataset:
     """Read a folder of images.
 
@@ -69,7 +66,8 @@ def read_folder(
     names = tuple(
         name
         for name, folder in sorted(classes["train"].items())
-        if counts["train", name] or not _is_link(folder)  # a link to another class is no class
+        if counts["train", name]
+        or not (_is_link(folder) or survey.holds_runs(folder))  # a link to another class is no class, nor is runs/
     )
     _refuse_too_few(names, counts, path)
     for split, folder in splits.items():
@@ -94,6 +92,7 @@ def read_folder(
         classes=names,
         origin=f"folder {path.name}",
         size=size,
+        view=view,
         seed=seed,
         workers=workers,
         problems=survey.problems,
@@ -119,6 +118,7 @@ class _Survey:
         self.files: dict[tuple[int, int], bytes] = {}
         self.folders: dict[tuple[int, int], bytes] = {}
         self.links: dict[bytes, list[bytes]] = {}  # class folder -> links inside, for later
+        self.runs: list[bytes] = []  # folders of trainings, such as runs/resnet18
         for folder in (root, *root.parents):  # a link to one of these would lead back here
             self.folders[_identity(os.stat(folder))] = os.fsencode(folder)
 
@@ -128,6 +128,18 @@ class _Survey:
 
     def problem(self, path: bytes, reason: str) -> None:
         self.problems.append(Problem(path=self.relative(path), reason=reason))
+
+    def is_run(self, folder: bytes) -> bool:
+        """Whether a training left this folder here; then it is no class, and nothing in it is an image."""
+        if not os.path.isfile(folder + b"/run.json"):
+            return False
+        self.runs.append(folder)
+        self.problem(folder, A_RUN)
+        return True
+
+    def holds_runs(self, folder: bytes) -> bool:
+        """Whether folders of trainings were passed over in it."""
+        return any(run.startswith(folder + b"/") for run in self.runs)
 
     def claim(self, folder: bytes) -> Iterator[_Found]:
         """A class folder that is no link is taken before any link can lead to it; no files yet."""
@@ -157,6 +169,8 @@ class _Survey:
                 earlier = self.folders.setdefault(_identity(status), link)
                 if earlier is not link:
                     self.problem(link, f"a link to a folder that is read already ({self.relative(earlier)})")
+                    continue
+                if self.is_run(link):
                     continue
                 more: list[bytes] = []
                 yield from self._walk(link, more)
@@ -188,7 +202,8 @@ class _Survey:
                     continue
                 if stat.S_ISDIR(status.st_mode):
                     if self.folders.setdefault(_identity(status), one.path) == one.path:
-                        deeper.append(one.path)
+                        if not self.is_run(one.path):
+                            deeper.append(one.path)
                     else:  # mounted twice
                         self.problem(one.path, "a folder that is read already")
                 else:
@@ -218,7 +233,7 @@ def _splits(survey: _Survey) -> dict[str, bytes]:
     """The folders of the splits; a folder without any is its own train split."""
     folders = {os.path.basename(folder): folder for folder in _listing(survey.root).folders}
     splits: dict[str, bytes] = {}
-    for split, spellings in SPLITS.items():
+    for split, spellings in SPELLINGS.items():
         matches = sorted(name for name in folders if printable(name).lower() in spellings)
         if len(matches) > 1:
             both = _listed([printable(name) for name in matches])
@@ -233,7 +248,7 @@ def _splits(survey: _Survey) -> dict[str, bytes]:
     for folder in splits.values():
         survey.folders.setdefault(_identity(os.stat(folder)), folder)
     for folder in folders.values():
-        if folder not in splits.values():
+        if folder not in splits.values() and not survey.is_run(folder):
             survey.problem(folder, "a folder beside train/ that is no split; it is not read")
     return splits
 
@@ -244,6 +259,8 @@ def _classes(survey: _Survey, folder: bytes, split: str) -> dict[str, bytes]:
     named: dict[str, bytes] = {}
     alike: dict[str, str] = {}
     for inside in listing.folders:
+        if survey.is_run(inside):
+            continue
         name = printable(os.path.basename(inside))
         other = alike.setdefault(_alike(name), name)
         if other != name or name in named:
@@ -287,8 +304,7 @@ def _refuse_too_few(names: tuple[str, ...], counts: Counter[tuple[str, str]], pa
     empty = [name for name in names if not counts["train", name]]
     if empty:
         raise ValueError(
-            f"{path.name}: class {_listed(empty)} has no images; "
-            "add some, or remove the folder if it is no class"
+            f"{path.name}: class {_listed(empty)} has no images; add some, or remove the folder if it is no class"
         )
     if len(names) < 2:
         raise ValueError(

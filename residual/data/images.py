@@ -65,9 +65,7 @@ class Images:
         """Some of the images, in the order of `indices`."""
         chosen = indices.cpu()
         names = tuple(self.names[i] for i in chosen.tolist())
-        return Images(
-            pixels=self.fetch(indices), labels=self.labels[chosen], classes=self.classes, names=names
-        )
+        return Images(pixels=self.fetch(indices), labels=self.labels[chosen], classes=self.classes, names=names)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -177,6 +175,7 @@ class Dataset:
     origin: str  # where it came from, in words
     problems: tuple[Problem, ...] = ()
     split: dict[str, Any] = field(default_factory=dict)  # how the split was made; a run records it
+    made_here: bool = False  # the held-out images were chosen by us, not by whoever made the data
     sizes: dict[str, int] = field(default_factory=dict)  # "500x375" (width x height) -> images, as found
     notes: tuple[str, ...] = ()  # what happened while reading, such as a decoding process that died
 

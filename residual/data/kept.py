@@ -18,7 +18,7 @@ import numpy as np
 import PIL
 
 from residual import records
-from residual.data.decode import Mode, Pixels
+from residual.data.decode import Pixels, View
 from residual.data.loader import File
 
 FORMAT = 1  # raised when decoding or the file changes
@@ -56,9 +56,9 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "residual"
 
 
-def keep(files: Sequence[File], mode: Mode, size: int | None, harvest: Harvest) -> None:
+def keep(files: Sequence[File], view: View, size: int | None, harvest: Harvest) -> None:
     """Keep what was read, unless another try might end otherwise (a process died, a file did not open)."""
-    place = _place(files, mode, size)
+    place = _place(files, view, size)
     chance = harvest.notes or any(why.startswith("cannot be") for why in harvest.bad.values())
     if place is None or harvest.pixels is None or chance:
         return
@@ -82,9 +82,9 @@ def keep(files: Sequence[File], mode: Mode, size: int | None, harvest: Harvest) 
             file.write(pixels.data)
 
 
-def recall(files: Sequence[File], mode: Mode, size: int | None) -> Harvest | None:
+def recall(files: Sequence[File], view: View, size: int | None) -> Harvest | None:
     """What was kept of exactly these files, if it is whole."""
-    place = _place(files, mode, size)
+    place = _place(files, view, size)
     if place is None:
         return None
     try:
@@ -103,15 +103,13 @@ def recall(files: Sequence[File], mode: Mode, size: int | None) -> Harvest | Non
     if hashlib.sha256(pixels.data).digest() != kept.sha256:
         return None
     found = Counter({(width, height): count for width, height, count in kept.found})
-    return Harvest(
-        good=kept.good, bad=kept.bad, found=found, side=kept.side, pixels=pixels, digests=kept.digests
-    )
+    return Harvest(good=kept.good, bad=kept.bad, found=found, side=kept.side, pixels=pixels, digests=kept.digests)
 
 
-def _place(files: Sequence[File], mode: Mode, size: int | None) -> Path | None:
+def _place(files: Sequence[File], view: View, size: int | None) -> Path | None:
     if len(files) < FEWEST or any(file.path is None or file.stamp is None for file in files):
         return None
-    digest = hashlib.sha256(repr((FORMAT, PIL.__version__, mode, size)).encode())
+    digest = hashlib.sha256(repr((FORMAT, PIL.__version__, view, size)).encode())
     for file in files:
         digest.update(repr((file.path, file.stamp)).encode())
     try:

@@ -282,9 +282,7 @@ class Pool:
         process.stdout.close()
         process.wait()
 
-    def _replace(
-        self, worker: _Worker, cause: str | None, again: deque[_Chunk], results: dict[int, Decoded]
-    ) -> None:
+    def _replace(self, worker: _Worker, cause: str | None, again: deque[_Chunk], results: dict[int, Decoded]) -> None:
         """Write down what happened to a lost worker and put its work back into the queue."""
         why = cause or _ending(worker.process.returncode)
         who = f"decoding process {worker.process.pid}"

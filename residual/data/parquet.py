@@ -10,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from residual.data.assemble import Entry, Progress, assemble
+from residual.data.decode import View
 from residual.data.images import Dataset
 from residual.data.loader import File
+from residual.data.split import SPELLINGS
 
 IMAGE_COLUMNS = ("img", "image", "pixels", "photo")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
-SPLITS = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-}
 
 
 def find_parquet(path: Path) -> dict[str, list[Path]]:
@@ -36,7 +29,7 @@ def find_parquet(path: Path) -> dict[str, list[Path]]:
             continue
         for file in files:
             word = file.stem.split("-")[0].split(".")[0].split("_")[0].lower()
-            split = SPLITS.get(word)
+            split = next((split for split, words in SPELLINGS.items() if word in words), None)
             if split is not None and file.is_file():
                 tables.setdefault(split, []).append(file)
     return tables
@@ -47,6 +40,7 @@ def read_parquet(
     tables: dict[str, list[Path]],
     *,
     size: int | None,
+    view: View | None,
     seed: int,
     workers: int,
     progress: Progress | None = None,
@@ -96,6 +90,7 @@ def read_parquet(
         classes=classes,
         origin=f"parquet files in {path.name}",
         size=size,
+        view=view,
         seed=seed,
         workers=workers,
         split={"made": "by the parquet files"},

@@ -101,9 +101,7 @@ def _draw(
     return np.clip(np.rint(canvas), 0, 255).astype(np.uint8), covers
 
 
-def _cover(
-    name: str, size: int, centre: NDArray[np.float64], radius: float, turn: float
-) -> NDArray[np.float64]:
+def _cover(name: str, size: int, centre: NDArray[np.float64], radius: float, turn: float) -> NDArray[np.float64]:
     """The share of each pixel that a shape covers: (S, S), 0..1."""
     picture = Image.new("L", (size * FINE, size * FINE))
     pen = ImageDraw.Draw(picture)
@@ -148,9 +146,7 @@ def _cover(
     return np.asarray(fine.mean((1, 3)) / 255)
 
 
-def _place(
-    points: NDArray[np.float64], centre: NDArray[np.float64], radius: float, turn: float
-) -> NDArray[np.float64]:
+def _place(points: NDArray[np.float64], centre: NDArray[np.float64], radius: float, turn: float) -> NDArray[np.float64]:
     """Turn, scale and move outline points, which lie within the unit circle."""
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     return np.asarray(points @ rotation.T * radius + centre, dtype=np.float64)

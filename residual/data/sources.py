@@ -4,6 +4,7 @@ from pathlib import Path
 
 from residual.data.assemble import Progress
 from residual.data.cifar import CIFAR10, CIFAR100, Source, download_cifar, find_cifar, read_cifar
+from residual.data.decode import View
 from residual.data.digits import read_digits
 from residual.data.folder import read_folder
 from residual.data.images import Dataset
@@ -18,6 +19,7 @@ def open_dataset(
     where: str,
     *,
     size: int | None = None,
+    view: View | None = None,
     seed: int = 0,
     workers: int = 0,
     download: bool = False,
@@ -28,17 +30,24 @@ def open_dataset(
     where: cifar10, cifar100, digits, shapes, or a path: CIFAR's archive or the folder it unpacks to, parquet
         files as on the Hugging Face hub, or a folder of images.
     size: side that the network will see; decides the side at which images of a folder are kept.
+    view: how a network that is trained already wants files decoded, instead (transforms.view).
     seed: decides which images of a folder without a split are held out, and what `shapes` draws.
     download: whether CIFAR may be fetched when it is not there.
-    progress: called with (files read, files in all).
+    progress: called with (files read, files in all); of a download, bytes.
     """
+    if where in NAMES and Path(where).is_dir():
+        raise ValueError(
+            f"{where!r} could be the data set or the folder of that name here: write ./{where} for the folder; for the "
+            "data set, go to another folder or rename this one"
+        )
     if where == "digits":
         return read_digits()
     if where == "shapes":
         return read_shapes(size=size or 32, seed=seed)
     if where in ("cifar10", "cifar100"):
-        return _cifar(CIFAR10 if where == "cifar10" else CIFAR100, size, seed, workers, download, progress)
-    path = Path(where).expanduser()
+        path = _locate(CIFAR10 if where == "cifar10" else CIFAR100, cache_folder(), download, progress)
+    else:
+        path = Path(where).expanduser()
     if not path.exists():
         raise ValueError(f"there is no {where!r}; data is one of {', '.join(NAMES)}, or the path of a folder")
     found = find_cifar(path)
@@ -48,23 +57,20 @@ def open_dataset(
         raise ValueError(f"{where} is a file; data is a folder, or CIFAR's archive under its own name")
     tables = find_parquet(path)
     if tables:
-        return read_parquet(path, tables, size=size, seed=seed, workers=workers, progress=progress)
-    return read_folder(path.resolve(), size=size, seed=seed, workers=workers, progress=progress)
+        return read_parquet(path, tables, size=size, view=view, seed=seed, workers=workers, progress=progress)
+    return read_folder(path.resolve(), size=size, view=view, seed=seed, workers=workers, progress=progress)
 
 
-def _cifar(
-    source: Source, size: int | None, seed: int, workers: int, download: bool, progress: Progress | None
-) -> Dataset:
-    cache = cache_folder()
-    images = cache / source.title.lower().replace("-", "")  # its images as files, by class
+def _locate(source: Source, cache: Path, download: bool, progress: Progress | None) -> Path:
+    """CIFAR in the user's cache: its folder, its archive, or its images as files, by class."""
+    images = cache / source.title.lower().replace("-", "")
     for there in (cache / source.folder, cache / source.archive):
-        found = find_cifar(there)
-        if found is not None:
-            return read_cifar(*found)
+        if find_cifar(there) is not None:
+            return there
     if images.is_dir():
-        return read_folder(images, size=size, seed=seed, workers=workers, progress=progress)
+        return images
     if download:
-        return read_cifar(source, download_cifar(source, cache))
+        return download_cifar(source, cache, progress=progress)
     raise ValueError(
         f"{source.title} is not here: no {source.archive} in {cache}. Ask for the download (170 MB, --download), put "
         f"the archive from {source.url} there, or give a folder with it, or with its images, as the data"

@@ -7,6 +7,12 @@ import torch
 from residual.data.assemble import held_out
 from residual.data.images import Dataset, ImageFiles, Images
 
+SPELLINGS = {  # of the splits, as people name folders and files
+    "train": ("train", "training"),
+    "validation": ("val", "validation", "valid", "dev"),
+    "test": ("test", "testing"),
+}
+
 
 def hold_out(data: Dataset, share: float, *, seed: int) -> Dataset:
     """Take `share` of every class of the training images for validation; the split is written down.
@@ -30,21 +36,26 @@ def hold_out(data: Dataset, share: float, *, seed: int) -> Dataset:
         train=data.train.select(torch.nonzero(~held).flatten()),
         validation=data.train.select(chosen),
         split=data.split | {"held_out": how},
+        made_here=True,
     )
 
 
 def to_evaluate(data: Dataset) -> tuple[str, Images | ImageFiles]:
     """What a network that never saw this data is measured on: (name of the split, images).
 
-    The test images; without them the validation images; of data that came without any split, all images.
+    The test images; without them the validation images; of data that came without any split, all images, by class
+    and name.
     """
     if data.test is not None:
         return "test", data.test
     if data.validation is None:
         return "all", data.train
-    if "made" not in data.split:
+    if not data.made_here:
         return "validation", data.validation
-    return "all", joined(data.train, data.validation)
+    everything = joined(data.train, data.validation)
+    labels = everything.labels.tolist()
+    order = sorted(range(len(labels)), key=lambda place: (labels[place], everything.names[place]))
+    return "all", everything.select(torch.tensor(order))
 
 
 def joined(first: Images | ImageFiles, second: Images | ImageFiles) -> Images | ImageFiles:

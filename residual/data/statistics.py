@@ -30,9 +30,7 @@ def network_size(images: Images | ImageFiles, asked: int | None) -> int:
     return asked
 
 
-def measure_preprocessing(
-    images: Images | ImageFiles, *, size: int, per_pixel: bool, divide: bool
-) -> Preprocessing:
+def measure_preprocessing(images: Images | ImageFiles, *, size: int, per_pixel: bool, divide: bool) -> Preprocessing:
     """Mean, and if `divide` standard deviation, of the training images' centres; in pixel units, two decimals.
 
     size: side that the network sees; larger stored images are cropped to it.  per_pixel: section 4.2's mean
@@ -68,15 +66,16 @@ def measure_preprocessing(
 def adapted(theirs: Preprocessing, measured: Preprocessing) -> Preprocessing:
     """What a network that was trained with `theirs` is given of other images: its colours, and their size.
 
-    A mean per pixel becomes one per channel where the size differs.  Of another number of channels the network
-    knows nothing yet, so they are normalised as measured.
+    A mean per pixel becomes one per channel, unless the images are stored at exactly its size: larger ones are
+    cropped at random, and no pixel keeps its place.  Of another number of channels the network knows nothing yet,
+    so they are normalised as measured.
     """
     if (theirs.channels == "L") != (measured.channels == "L"):
         return measured
     count = 1 if theirs.channels == "L" else 3
 
     def resized(values: tuple[float, ...]) -> tuple[float, ...]:
-        if len(values) == count or theirs.size == measured.size:
+        if len(values) == count or (theirs.size == measured.size and measured.resize is None):
             return values
         return tuple(torch.tensor(values, dtype=torch.float64).view(count, -1).mean(1).tolist())
 

@@ -117,18 +117,23 @@ def permutation(count: int, seed: int, epoch: int) -> Tensor:
 # --- one image ---------------------------------------------------------------------------------------------
 
 
-def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Resize one decoded image (H, W, C) and cut its centre: uint8 (size, size, C), still RGB or grey.
-
-    The same function serves training, evaluation and prediction, so all three see the same bytes: a training
-    set keeps the square of `resize` pixels, and the centre of that square is what is evaluated.
-    """
-    view = View(
+def view(preprocessing: Preprocessing) -> View:
+    """How an image is decoded for a network that expects this: the square of which `prepare` takes the centre."""
+    return View(
+        mode="L" if preprocessing.channels == "L" else "RGB",
         size=preprocessing.resize or preprocessing.size,
         resize=preprocessing.resize,
         interpolation=preprocessing.interpolation,
     )
-    return np.ascontiguousarray(centre(fit(image, view)[None], preprocessing.size)[0])
+
+
+def prepare(image: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Resize one decoded image (H, W, C) and cut its centre: uint8 (size, size, C), still RGB or grey.
+
+    Training, evaluation and prediction see the same bytes: a training set keeps the square of `resize` pixels, and
+    the centre of that square is what is evaluated.
+    """
+    return np.ascontiguousarray(centre(fit(image, view(preprocessing))[None], preprocessing.size)[0])
 
 
 Pictures = TypeVar("Pictures", NDArray[np.uint8], Tensor)

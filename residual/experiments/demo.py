@@ -8,7 +8,7 @@ Verdict   three one-sided Welch tests over the seeds, each at 5 %
 """
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -22,7 +22,7 @@ from residual.recipes.demo import demo as recipe
 from residual.records import RunFolder, environment, write_json
 
 SHALLOW, DEEP = 8, 44
-SEEDS = (0, 1, 2)
+SEEDS = (3, 4, 5)  # not those on which the rate and the depths were chosen (docs/lab_book.md)
 FAMILIES = {"plain": "plain", "residual": "resnet"}
 MARGIN = 1.0  # percentage points by which the deep residual network may be worse and still count as not degraded
 LEVEL = 0.05
@@ -44,6 +44,7 @@ class Curve:
     errors: tuple[float, ...]
     test_error: float | None = None  # when it is finished
     train_loss: float | None = None
+    seconds: float = field(default=0.0, compare=False)  # of this training, over all sittings; when it is finished
 
 
 def networks() -> list[tuple[str, str, int]]:
@@ -92,6 +93,7 @@ def _train(path: Path, network: str, family: str, depth: int, seed: int, stop: S
                     errors=passes(points)[: round(points[-1][0])],  # whole iterations may end in the next pass
                     test_error=event.evaluations["last"]["top1_error"],
                     train_loss=mean(loss for epoch, _, loss in points if epoch > points[-1][0] - 1),
+                    seconds=event.seconds,
                 )
             case Stopped():
                 return
@@ -105,7 +107,7 @@ def passes(points: list[tuple[float, float, float]]) -> tuple[float, ...]:
     return tuple(mean(errors) for _, errors in sorted(by_pass.items()))
 
 
-def conclude(folder: Path, curves: list[Curve], seconds: float) -> dict[str, Any]:
+def conclude(folder: Path, curves: list[Curve]) -> dict[str, Any]:
     """Write demo.json and return its verdict; the report is made from the file."""
     verdict = judge(curves)
     runs = [
@@ -131,7 +133,7 @@ def conclude(folder: Path, curves: list[Curve], seconds: float) -> dict[str, Any
             "depths": [SHALLOW, DEEP],
             "runs": runs,
             "environment": environment(),
-            "seconds": seconds,
+            "seconds": sum(curve.seconds for curve in curves),
             "settings": {"data": "1,797 handwritten digits of 8x8 pixels (scikit-learn)", **asdict(recipe())},
         },
     )

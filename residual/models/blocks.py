@@ -285,9 +285,7 @@ def convolution(
 ) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
     """A convolution that keeps the extent at stride 1.  No bias: BN follows and would remove it."""
     kinds: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d = kinds[dims](
-        c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias
-    )
+    conv: nn.Conv1d | nn.Conv2d | nn.Conv3d = kinds[dims](c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
     return conv
 
 
@@ -306,7 +304,7 @@ def strides(description: Description, unit: Unit) -> tuple[int, int]:
 
 
 def relu(x: Tensor) -> Tensor:
-    """ReLU in place, 3 to 5 % of a training step: only on what BN or an addition has just made."""
+    """ReLU in place, which saves a copy: only on what BN or an addition has just made."""
     return functional.relu(x, inplace=True)
 
 

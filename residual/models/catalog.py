@@ -92,7 +92,7 @@ catalog: dict[str, Description] = {
     "resnet44": cifar(44),
     "resnet56": cifar(56),
     "resnet110": cifar(110),
-    "resnet1202": replace(cifar(1202), checkpoint=True),  # 11 GiB of activations at batch 128 without
+    "resnet1202": replace(cifar(1202), checkpoint=True),  # memory against time (benchmarks/memory_1202.py)
     "plain20": plain(cifar(20)),
     "plain32": plain(cifar(32)),
     "plain44": plain(cifar(44)),

@@ -85,9 +85,7 @@ class Stem(nn.Module):
         super().__init__()
         dims, width, large = description.dims, description.stem_width, description.stem == "imagenet"
         kernel, stride = (7, 2) if large else (3, 1)
-        self.conv = convolution(
-            description.channels, width, kernel, stride, dims=dims, bias=description.stem_bias
-        )
+        self.conv = convolution(description.channels, width, kernel, stride, dims=dims, bias=description.stem_bias)
         self.norm = norm(width, dims=dims)
         pools = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
         self.pool = pools[dims](3, stride=2, padding=1) if large else None

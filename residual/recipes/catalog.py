@@ -11,7 +11,7 @@ RECIPES = ("modern", "paper", "paper-choosing", "finetune")
 
 def recipe_named(name: str, network: Description) -> Recipe:
     """The recipe `name` for a network of this description."""
-    layers = (2 if network.block == "basic" else 3) * sum(network.depths) + 2
+    layers = (2 if network.block == "basic" else 3) * sum(network.depths) + 2  # wide nets are named two higher, 6n + 4
     match name:
         case "paper" | "paper-choosing" if network.stem == "imagenet":
             raise ValueError(

@@ -4,7 +4,7 @@
 
 Expect    8.75 % test error with ResNet-20, 6.43 % (best of five) with ResNet-110 (table 6)
 Cost      64k iterations of 128 images: 164 passes over CIFAR-10
-Differs   one device: batch norm sees 128 images; the paper's two GPUs saw 64 each (docs/differences.md)
+Differs   one device: batch norm sees 128 images; the paper's two GPUs probably saw 64 each (docs/differences.md)
 """
 
 from dataclasses import replace

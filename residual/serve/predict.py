@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from residual.data.decode import MAX_BYTES, BadImage, View
+from residual.data.decode import MAX_BYTES, BadImage
 from residual.data.loader import Decoded, File, Pool
-from residual.data.transforms import Normalize, Preprocessing, prepare
+from residual.data.transforms import Normalize, prepare, view
 from residual.weights.card import Card
 
 STDIN = "-"
@@ -76,16 +76,6 @@ def predict(
     yield from _answers(model, card, normalize, waiting, top)
 
 
-def view(preprocessing: Preprocessing) -> View:
-    """How an image is decoded and stored: the square of which `prepare` takes the centre."""
-    return View(
-        mode="L" if preprocessing.channels == "L" else "RGB",
-        size=preprocessing.resize or preprocessing.size,
-        resize=preprocessing.resize,
-        interpolation=preprocessing.interpolation,
-    )
-
-
 def _answers(
     model: nn.Module, card: Card, normalize: Normalize, places: list[Decoded | Prediction], top: int
 ) -> Iterator[Prediction]:
@@ -116,7 +106,8 @@ def probabilities(model: nn.Module, normalize: Normalize, pixels: Tensor) -> Ten
     """(B, size, size, C) uint8 -> (B, K) float64 on the CPU."""
     device = normalize.mean.device
     with torch.inference_mode():
-        return torch.softmax(model(normalize(pixels.to(device))).double(), dim=1).cpu()
+        logits: Tensor = model(normalize(pixels.to(device))).float().cpu()  # before .double(), which MPS does not have
+    return logits.double().softmax(dim=1)
 
 
 def found(paths: Iterable[str | os.PathLike[str]], stdin: BinaryIO | None = None) -> Iterator[File | Prediction]:

@@ -344,7 +344,7 @@ def _in_memory_order(tensor: Tensor) -> tuple[Tensor, list[int] | None]:
 def _pieces(tensors: dict[str, Tensor]) -> Iterator[bytes | memoryview]:
     """The bytes of a safetensors file, without copying a tensor.
 
-    The library builds the whole file in memory first, which made a save three times as long.
+    The library would build the whole file in memory first.
     """
     header: dict[str, Any] = {}
     end = 0

@@ -98,9 +98,7 @@ class Training:
             self.average.updates = state["average_updates"]
         self.step, self.bad = state["step"], None
 
-    def _refuse_strangers(
-        self, mine: dict[str, Tensor], theirs: dict[str, Tensor], state: dict[str, Any]
-    ) -> None:
+    def _refuse_strangers(self, mine: dict[str, Tensor], theirs: dict[str, Tensor], state: dict[str, Any]) -> None:
         now = self.state()
         if state.keys() != now.keys():
             raise ValueError(f"the training state lacks or adds {sorted(state.keys() ^ now.keys())}")

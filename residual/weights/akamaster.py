@@ -92,8 +92,7 @@ def describe(names: Mapping[str, Tensor]) -> Description:
     blocks = [sum(stage == place[0] for place in places) for stage in "012"]
     if len(set(blocks)) != 1 or not blocks[0] or "classifier.weight" not in names:
         raise BadWeights(
-            f"its three stages have {blocks} blocks; a CIFAR network has 6n + 2 layers (section 4.2), "
-            "n blocks in each"
+            f"its three stages have {blocks} blocks; a CIFAR network has 6n + 2 layers (section 4.2), n blocks in each"
         )
     classes = names["classifier.weight"]
     return replace(cifar(6 * blocks[0] + 2), classes=len(classes) if classes.ndim else 1)

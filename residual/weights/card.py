@@ -8,6 +8,7 @@ import msgspec
 
 from residual.data.transforms import Preprocessing
 from residual.models.description import Description
+from residual.records import convert
 
 FORMAT = 1
 MAX_SIDE = 8192  # pixels
@@ -59,8 +60,8 @@ def to_json(card: Card) -> str:
 
 
 def from_json(text: str) -> Card:
-    """The card; `ValueError` names the field that is wrong."""
+    """The card; `ValueError` names the field that is wrong, or that no card has."""
     try:
-        return msgspec.json.decode(text, type=Card)
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as problem:
+        return convert(msgspec.json.decode(text), Card)
+    except (ValueError, RecursionError) as problem:
         raise ValueError(f"its card cannot be read: {problem}") from None

@@ -156,9 +156,7 @@ def named_tensors(value: Mapping[str | int, Value]) -> dict[str, Tensor]:
     tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
     if not tensors:
         held = ", ".join(sorted(map(str, value))[:5]) or "nothing"
-        raise BadWeights(
-            f"there are no named tensors in it (it holds {held[:200]}); save the network's state_dict()"
-        )
+        raise BadWeights(f"there are no named tensors in it (it holds {held[:200]}); save the network's state_dict()")
     if all(name.startswith("module.") for name in tensors):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     return tensors

@@ -74,6 +74,22 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
     ]
 
 
+@pytest.mark.parametrize(
+    "split, words",
+    [
+        ("validation", "validation error 8.75 % (chosen by it, 10,000 images)"),
+        ("test", "test error 8.75 % (95 % interval 8.20 to 9.31, 10,000 images)"),
+    ],
+)
+def test_an_error_that_chose_its_weights_has_no_interval(capsys: pytest.CaptureFixture[str], split: str, words: str):
+    found = FOUND | {"split": split}
+    ended = events.Finished(run=Path("run"), evaluations={"last": found, "best": found}, seconds=1.0)
+    watch(iter([ended]), Path("run"), stop=Stop(), as_json=False)
+    last, best = capsys.readouterr().out.splitlines()[:2]
+    assert last == f"last iteration: {split} error 8.75 % (95 % interval 8.20 to 9.31, 10,000 images)"
+    assert best == f"best by validation: {words}"
+
+
 def test_a_stopped_training_says_how_to_go_on(capsys: pytest.CaptureFixture[str]):
     assert not watch(training(Path("my run"), finished=False), Path("my run"), stop=Stop(), as_json=False)
     assert capsys.readouterr().out.splitlines()[-2:] == [

@@ -49,9 +49,7 @@ def test_the_stored_side_is_256_for_224():
 )
 def test_images_of_one_small_size_stay_as_they_are(tmp_path, draw, sizes, size, expected):
     paths = [draw(tmp_path / f"{number}.png", number, one) for number, one in enumerate(sizes)]
-    data = assemble(
-        entries_of(paths, split="train"), classes=("a", "b"), origin="here", size=size, seed=0, workers=0
-    )
+    data = assemble(entries_of(paths, split="train"), classes=("a", "b"), origin="here", size=size, seed=0, workers=0)
     assert data.train.shape == expected
     assert sum(data.sizes.values()) == 4
 

@@ -22,9 +22,7 @@ def smooth(count: int, seed: int, side: int = 48) -> np.ndarray:
     """Random pictures with structure, as photographs have: (count, side, side, 3)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 6, 6, 3), np.uint8)
-    return np.stack(
-        [np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in coarse]
-    )
+    return np.stack([np.asarray(Image.fromarray(one).resize((side, side), Image.Resampling.BICUBIC)) for one in coarse])
 
 
 def altered(pixels: np.ndarray, how: str) -> np.ndarray:
@@ -53,9 +51,7 @@ def test_exact_duplicates_are_found_within_and_across_splits():
     train, test = smooth(20, 0), smooth(10, 1)
     train[7] = train[2]
     test[4] = train[11]
-    data = Dataset(
-        train=images_of(train, "train"), test=images_of(test, "test"), classes=("a", "b"), origin="here"
-    )
+    data = Dataset(train=images_of(train, "train"), test=images_of(test, "test"), classes=("a", "b"), origin="here")
     first, second = check(data).duplicates
     assert first.names == ("train/2", "train/7")
     assert first.across_classes
@@ -70,9 +66,7 @@ def test_near_duplicates_across_splits_are_found(how):
     train, test = smooth(300, 0), smooth(60, 1)
     for number in range(20):
         test[3 * number] = altered(train[10 * number], how)
-    data = Dataset(
-        train=images_of(train, "train"), test=images_of(test, "test"), classes=("a", "b"), origin="here"
-    )
+    data = Dataset(train=images_of(train, "train"), test=images_of(test, "test"), classes=("a", "b"), origin="here")
     pairs = {pair.names for pair in check(data).near_duplicates}
     planted = {(f"train/{10 * number}", f"test/{3 * number}") for number in range(20)}
     assert len(pairs & planted) >= 19

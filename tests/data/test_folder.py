@@ -54,3 +54,25 @@ def test_a_class_missing_from_validation_does_not_shift_the_others(tmp_path, dra
 
 def test_names_that_are_no_text_are_shown_all_the_same():
     assert printable(b"caf\xc3\xa9 \xff.png") == "café \\xff.png"
+
+
+def test_the_folders_of_trainings_are_no_classes(pets, draw):
+    (pets / "runs" / "resnet18" / "checkpoints").mkdir(parents=True)
+    (pets / "runs" / "resnet18" / "run.json").write_text("{}")
+    (pets / "first" / "tensorboard").mkdir(parents=True)
+    (pets / "first" / "run.json").write_text("{}")
+    draw(pets / "first" / "picture.png")
+    draw(pets / "cat" / "mine" / "picture.png")
+    (pets / "cat" / "mine" / "run.json").write_text("{}")
+    data = open_dataset(str(pets))
+    assert data.classes == ("cat", "dog")
+    assert len(data.train) + len(data.validation) == 20
+    assert {problem.path for problem in data.problems} == {"runs/resnet18", "first", "cat/mine"}
+    assert all("training" in problem.reason for problem in data.problems)
+
+
+def test_a_class_called_runs_stays_one_with_a_training_inside(pets, draw):
+    draw(pets / "runs" / "1.png")
+    (pets / "runs" / "resnet18").mkdir()
+    (pets / "runs" / "resnet18" / "run.json").write_text("{}")
+    assert open_dataset(str(pets)).classes == ("cat", "dog", "runs")

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from residual.data import kept
+from residual.data.decode import View
 from residual.data.loader import File
 from residual.data.sources import open_dataset
 
@@ -66,9 +67,9 @@ def test_what_another_try_might_read_is_not_kept(own_cache, reason, notes, kept_
         good=[0], bad={1: reason}, found=Counter({(4, 4): 1}), side=4,
         pixels=np.zeros((1, 4, 4, 3), np.uint8), digests=[bytes(32)], notes=notes,
     )  # fmt: skip
-    kept.keep(files, "RGB", None, harvest)
+    kept.keep(files, View(), None, harvest)
     assert len(list(own_cache.glob("decoded/*"))) == kept_files
     if kept_files:
-        again = kept.recall(files, "RGB", None)
+        again = kept.recall(files, View(), None)
         assert again is not None
         assert (again.good, again.bad, again.found) == (harvest.good, harvest.bad, harvest.found)

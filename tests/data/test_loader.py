@@ -66,9 +66,7 @@ def rename(file: File, name: str) -> File:
 
 
 def numbers(results) -> list[object]:
-    return [
-        result.pixels if isinstance(result.pixels, BadImage) else int(result.pixels[0, 0, 0]) for result in results
-    ]
+    return [result.pixels if isinstance(result.pixels, BadImage) else int(result.pixels[0, 0, 0]) for result in results]
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])

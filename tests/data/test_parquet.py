@@ -89,3 +89,11 @@ def test_without_pyarrow_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ValueError, match=r"residual\[data\]"):
         open_dataset(str(tmp_path))
+
+
+@pytest.mark.parametrize("word", ["test", "testing"])
+def test_splits_are_spelt_as_for_folders(tmp_path, word):
+    write(tmp_path / "training.parquet", cells(4), [0, 1, 0, 1])
+    write(tmp_path / f"{word}.parquet", cells(2, 10), [0, 1])
+    data = open_dataset(str(tmp_path))
+    assert (len(data.test), data.made_here) == (2, False)

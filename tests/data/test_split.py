@@ -5,6 +5,7 @@ import torch
 
 from residual.data.digits import read_digits
 from residual.data.images import Dataset, Images
+from residual.data.sources import open_dataset
 from residual.data.split import hold_out, joined, to_evaluate
 
 
@@ -57,23 +58,24 @@ def test_a_network_is_measured_on_test_images_then_validation_then_all():
     other = some_images(8, first=100)
     assert to_evaluate(some_data(test=other)) == ("test", other)
     assert to_evaluate(some_data(test=other, validation=some_images(4)))[1] is other
-    assert to_evaluate(some_data(validation=other, split={})) == ("validation", other)
+    assert to_evaluate(some_data(validation=other, split={"made": "as the folders are"})) == ("validation", other)
     split, images = to_evaluate(some_data())
     assert (split, len(images)) == ("all", 40)
 
 
 def test_a_split_that_we_made_is_undone_for_a_network_that_never_saw_the_data():
-    data = some_data(validation=some_images(8, first=100), split={"made": "20% of each class held out by name"})
+    data = some_data(validation=some_images(8, first=100), made_here=True)
     split, images = to_evaluate(data)
     assert split == "all"
     assert len(images) == 48
-    assert images.names == data.train.names + data.validation.names
-    assert torch.equal(images.fetch(torch.tensor([41])), data.validation.fetch(torch.tensor([1])))
+    assert sorted(images.names) == sorted(data.train.names + data.validation.names)
+    for name, label, picture in zip(images.names, images.labels, images.pixels, strict=True):
+        assert int(picture[0, 0, 0]) == int(name.removesuffix(".png"))
+        assert int(label) == (int(name.removesuffix(".png")) - 100 * (int(name.removesuffix(".png")) >= 100)) % 4
 
 
 def test_files_are_joined_like_images_in_memory(tmp_path, draw, monkeypatch):
     from residual.data import assemble
-    from residual.data.sources import open_dataset
 
     monkeypatch.setattr(assemble, "MEMORY", 0)
     for name in ("cat", "dog"):
@@ -85,3 +87,20 @@ def test_files_are_joined_like_images_in_memory(tmp_path, draw, monkeypatch):
     expected = torch.cat([part.fetch(torch.arange(len(part))) for part in (data.train, data.validation)])
     assert torch.equal(both.fetch(everything), expected)
     assert both.fingerprint != data.train.fingerprint
+
+
+def test_a_folder_with_train_and_val_is_measured_on_val(tmp_path, draw):
+    for split, count in (("train", 4), ("val", 2)):
+        for name in ("cat", "dog"):
+            for number in range(count):
+                draw(tmp_path / split / name / f"{number}.png", seed=number)
+    split, images = to_evaluate(open_dataset(str(tmp_path)))
+    assert (split, len(images)) == ("validation", 4)
+
+
+def test_all_images_of_a_split_that_we_made_are_those_of_the_folder_in_its_order(pets):
+    pieces = open_dataset(str(pets))
+    split, images = to_evaluate(pieces)
+    assert (split, pieces.made_here) == ("all", True)
+    assert images.names == tuple(f"{name}/{number}.png" for name in ("cat", "dog") for number in range(10))
+    assert hold_out(some_data(), 0.2, seed=0).made_here

@@ -94,6 +94,8 @@ def test_a_mean_per_pixel_is_kept_at_its_size_and_averaged_at_another():
     theirs = Preprocessing(size=4, mean=picture, std=(1.0, 1.0, 1.0))
     assert adapted(theirs, Preprocessing(size=4)).mean == picture
     assert adapted(theirs, MEASURED).mean == (7.5, 23.5, 39.5)
+    photographs = Preprocessing(size=4, resize=5)  # stored larger and cropped at random
+    assert adapted(theirs, photographs).mean == (7.5, 23.5, 39.5)
 
 
 def test_of_another_number_of_channels_the_measured_colours_count():

@@ -21,9 +21,7 @@ def test_the_calibration_error_agrees_with_torchmetrics(bins: int, spread: float
 
 def test_the_rows_count_every_image_once_and_lie_in_their_bins() -> None:
     generator = torch.Generator().manual_seed(1)
-    scores = Scores(
-        3 * torch.randn(500, 4, generator=generator), torch.randint(4, (500,), generator=generator)
-    )
+    scores = Scores(3 * torch.randn(500, 4, generator=generator), torch.randint(4, (500,), generator=generator))
     rows = reliability(scores, 10)
     assert sum(row.count for row in rows) == 500
     for place, row in enumerate(rows):

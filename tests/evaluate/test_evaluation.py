@@ -43,9 +43,7 @@ def test_it_holds_what_the_report_reads_and_survives_json(tmp_path: Path) -> Non
     assert (found["split"], found["weights"], found["images"]) == ("test", "average", 40)
     wrong = sum(row[j] for i, row in enumerate(found["confusion"]) for j in range(6) if i != j)
     assert found["top1_error"] == pytest.approx(100 * wrong / 40)
-    assert (
-        sum(sum(row) for row in found["confusion"]) == sum(row["count"] for row in found["reliability"]) == 40
-    )
+    assert sum(sum(row) for row in found["confusion"]) == sum(row["count"] for row in found["reliability"]) == 40
     assert found["interval"][0] < found["top1_error"] < found["interval"][1]
     assert found == evaluation(scores, images, split="test", weights="average", seed=3)
 

@@ -76,9 +76,7 @@ def test_images_stored_at_another_size_are_resized_as_predicting_does() -> None:
     images = pictures(side=20)
     resized = np.stack([prepare(image.numpy(), PREPROCESSING) for image in images.pixels])
     small = replace(images, pixels=torch.from_numpy(resized))
-    assert torch.equal(
-        score(Mean(), images, PREPROCESSING).logits, score(Mean(), small, PREPROCESSING).logits
-    )
+    assert torch.equal(score(Mean(), images, PREPROCESSING).logits, score(Mean(), small, PREPROCESSING).logits)
 
 
 def test_grey_images_are_refused_by_a_network_for_colour() -> None:
@@ -89,9 +87,7 @@ def test_grey_images_are_refused_by_a_network_for_colour() -> None:
 def test_labels_follow_the_classes_of_the_network() -> None:
     images = pictures()
     aligned = align(images, ("z", "c", "a", "b"))
-    assert [aligned.classes[label] for label in aligned.labels] == [
-        images.classes[label] for label in images.labels
-    ]
+    assert [aligned.classes[label] for label in aligned.labels] == [images.classes[label] for label in images.labels]
     assert align(images, images.classes) is images
 
 
@@ -105,8 +101,6 @@ def test_a_class_the_network_does_not_know_is_refused() -> None:
     [((2, 3), [0, 3], "labels go from 0 to 3"), ((2, 3), [-1, 0], "from -1"), ((0, 3), [], "at least one"),
      ((2, 3), [0], "must be"), ((6,), [0], "must be")],
 )  # fmt: skip
-def test_scores_and_labels_that_do_not_fit_are_refused(
-    shape: tuple[int, ...], labels: list[int], reason: str
-) -> None:
+def test_scores_and_labels_that_do_not_fit_are_refused(shape: tuple[int, ...], labels: list[int], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         Scores(torch.zeros(shape), torch.tensor(labels, dtype=torch.int64))

@@ -11,7 +11,15 @@ def test_every_recipe_has_the_name_it_is_asked_for_by(name):
 
 @pytest.mark.parametrize(
     ("network", "warm"),
-    [("resnet20", False), ("plain56", False), ("resnet110", True), ("preresnet164", True), ("resnet1202", True)],
+    [
+        ("resnet20", False),
+        ("plain56", False),
+        ("wide_resnet40_4", False),
+        ("wide_resnet112_1", True),
+        ("resnet110", True),
+        ("preresnet164", True),
+        ("resnet1202", True),
+    ],
 )
 def test_the_paper_s_warm_up_goes_by_the_depth_of_the_network(network, warm):
     assert (recipe_named("paper", describe(network)).schedule.warmup_error is not None) == warm

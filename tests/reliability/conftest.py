@@ -227,7 +227,8 @@ class Trainer:
             "step": manifest["step"],
             "training": manifest["sha256"],  # weights, statistics, average, momentum
             "state": manifest["state"],
-            "metrics": [{k: v for k, v in line.items() if k != "time"} for line in lines],
+            # a resumed run says when and where it went on; all else must be the same
+            "metrics": [{k: v for k, v in line.items() if k != "time"} for line in lines if "resumed" not in line],
             "model": {
                 name: hashlib.sha256(value.numpy().data).hexdigest()
                 for name, value in load_file(run / "model.safetensors").items()

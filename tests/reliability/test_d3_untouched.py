@@ -89,7 +89,7 @@ def test_a_folder_that_is_mounted_read_only_is_read(tmp_path, row):
         "import sys; sys.path[:0] = [sys.argv[1]]; from pathlib import Path; "
         "from test_d3_untouched import use; print(use(Path(sys.argv[2])))"
     )
-    mount = "mount --bind $0 $0 && mount -o remount,ro,bind $0 && ! touch $0/x 2>/dev/null && exec \"$@\""
+    mount = 'mount --bind $0 $0 && mount -o remount,ro,bind $0 && ! touch $0/x 2>/dev/null && exec "$@"'
     python = [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path / "pets")]
     if shutil.which("unshare") is None:
         pytest.skip("needs unshare, to mount a folder read-only")

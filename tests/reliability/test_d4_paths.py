@@ -59,9 +59,7 @@ def test_sixty_names_are_read_or_listed(tmp_path, row):
             own = printable((b"cat/", b"dog/")[number % 2] + NAMES[number])
             right += name == own and label == number % 2 and bool((pixels == number).all())
             name.encode("utf-8")  # can be written anywhere
-    row(
-        "D4", "names", f"{right} of {60 - impossible} names read as themselves", right == 60 - impossible >= 54
-    )
+    row("D4", "names", f"{right} of {60 - impossible} names read as themselves", right == 60 - impossible >= 54)
 
 
 def test_names_that_are_no_text_can_name_classes(tmp_path):

@@ -75,9 +75,7 @@ def unharmed_after(folder, some_tensors):
     return clean and equal(started.newest().tensors, some_tensors(9))
 
 
-def test_the_first_failing_call_of_each_kind_harms_nothing(
-    tmp_path, some_tensors, before_each_call, monkeypatch, row
-):
+def test_the_first_failing_call_of_each_kind_harms_nothing(tmp_path, some_tensors, before_each_call, monkeypatch, row):
     injections, harmed, untold = sweep(
         tmp_path, some_tensors, before_each_call, monkeypatch, (errno.ENOSPC,), tensors=2
     )
@@ -87,9 +85,7 @@ def test_the_first_failing_call_of_each_kind_harms_nothing(
 
 @pytest.mark.reliability
 def test_no_failing_call_harms_anything(tmp_path, some_tensors, before_each_call, monkeypatch, row):
-    injections, harmed, untold = sweep(
-        tmp_path, some_tensors, before_each_call, monkeypatch, ERRORS, tensors=40
-    )
+    injections, harmed, untold = sweep(tmp_path, some_tensors, before_each_call, monkeypatch, ERRORS, tensors=40)
     figures = f"{injections} injections: {harmed} harmed, {untold} without path and free bytes"
     enough = injections >= 150
     row("T4", "every call of a save fails, in three ways", figures, harmed == untold == 0 and enough)

@@ -112,15 +112,18 @@ def after_a_crash(log):
 def content(file, synced, written, loss):
     safe, whole = synced.get(file, b""), written.get(file, b"")
     rest, half = whole[len(safe) :], (len(whole) - len(safe)) // 2
-    return safe + {
-        "none": b"",
-        "all": rest,
-        "quarter": rest[: half // 2],
-        "half": rest[:half],
-        "last byte": rest[:-1],
-        "zeros": bytes(len(rest)),
-        "half, then zeros": rest[:half] + bytes(len(rest) - half),
-    }[loss]
+    return (
+        safe
+        + {
+            "none": b"",
+            "all": rest,
+            "quarter": rest[: half // 2],
+            "half": rest[:half],
+            "last byte": rest[:-1],
+            "zeros": bytes(len(rest)),
+            "half, then zeros": rest[:half] + bytes(len(rest) - half),
+        }[loss]
+    )
 
 
 def lost(state, acknowledged, folder, some_tensors):
@@ -161,8 +164,7 @@ def survey(plant, tmp_path, some_tensors, monkeypatch, saves):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)  # recovery is judged by what it reads: be quick
         judged = [
-            lost(state, acknowledged, tmp_path / "after", some_tensors)
-            for state, acknowledged in after_a_crash(log)
+            lost(state, acknowledged, tmp_path / "after", some_tensors) for state, acknowledged in after_a_crash(log)
         ]
     return len(judged), sum(judged)
 

@@ -86,9 +86,7 @@ def dropping_tensors(chosen):
 
 
 def resetting_tensors(chosen):
-    return lambda tensors: {
-        name: torch.zeros_like(value) if chosen(name) else value for name, value in tensors.items()
-    }
+    return lambda tensors: {name: torch.zeros_like(value) if chosen(name) else value for name, value in tensors.items()}
 
 
 def editing(keys, edit):

@@ -29,9 +29,7 @@ def test_facts_keep_the_order_and_the_nesting():
 
 def test_long_lists_are_told_in_short():
     assert page.facts({"mean": [1.0] * 3071 + [2.5]})[0].rows[0][1] == "3,072 numbers from 1 to 2.5"
-    assert (
-        page.facts({"names": [f"n{i}" for i in range(200)]})[0].rows[0][1] == "200: n0, n1, n2, n3, …, n199"
-    )
+    assert page.facts({"names": [f"n{i}" for i in range(200)]})[0].rows[0][1] == "200: n0, n1, n2, n3, …, n199"
 
 
 def test_plurals():

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from residual.data.decode import decode, fit
 from residual.data.sources import open_dataset
-from residual.data.transforms import Normalize, Preprocessing, prepare
+from residual.data.transforms import Normalize, Preprocessing, prepare, view
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
-from residual.serve.predict import Prediction, predict, view
+from residual.serve.predict import Prediction, predict, probabilities
 from residual.weights.card import Card
 from residual.weights.sources import load
 
@@ -204,3 +204,21 @@ def test_the_published_resnet20_names_915_of_1000_small_images(shared_data: Path
     answers = list(predict(model, model.card, [folder], batch=250, top=1))
     assert len(answers) == 1000
     assert sum(answer.classes == (Path(answer.path).parent.name,) for answer in answers) == 915
+
+
+def test_devices_without_float64_answer_too() -> None:
+    class OnMps(Tensor):
+        """As on Apple's GPUs: doubles exist only after the way to the CPU."""
+
+        def double(self) -> Tensor:  # type: ignore[override]
+            raise TypeError("MPS does not have float64")
+
+        def cpu(self) -> Tensor:  # type: ignore[override]
+            return self.as_subclass(Tensor)
+
+    class There(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([[1.0, 2.0, 3.0]]).as_subclass(OnMps)
+
+    found = probabilities(There(), Normalize(CARD.preprocessing), torch.zeros(1, 16, 16, 3, dtype=torch.uint8))
+    torch.testing.assert_close(found, torch.tensor([[1.0, 2.0, 3.0]], dtype=torch.float64).softmax(1))

@@ -58,9 +58,7 @@ def their_network(blocks: int, classes: int = 10) -> Theirs:
     generator = torch.Generator().manual_seed(blocks)
     for name, tensor in net.state_dict().items():
         if tensor.is_floating_point():
-            low, high = (
-                (0.5, 1.5) if name.endswith(("running_var", "bn1.weight", "bn2.weight")) else (-0.2, 0.2)
-            )
+            low, high = (0.5, 1.5) if name.endswith(("running_var", "bn1.weight", "bn2.weight")) else (-0.2, 0.2)
             tensor.uniform_(low, high, generator=generator)
     return net.eval()
 
@@ -140,10 +138,7 @@ def test_other_precisions_are_converted_and_told(dtype: torch.dtype, tmp_path: P
 
 def test_the_published_resnet20_makes_exactly_its_85_mistakes_in_a_thousand(shared_data: Path) -> None:
     model = load(shared_data / "weights" / "resnet20-12fca82f.th", sha256="12fca82f")
-    assert (
-        top_k_error(score(model, pictures(shared_data / "cifar10_small" / "test"), model.card.preprocessing))
-        == 8.5
-    )
+    assert top_k_error(score(model, pictures(shared_data / "cifar10_small" / "test"), model.card.preprocessing)) == 8.5
 
 
 @pytest.mark.reliability
@@ -159,9 +154,7 @@ def test_the_published_resnet20_has_its_published_error_on_all_10_000(shared_dat
 
 def pictures(folder: Path) -> Images:
     """Folders of PNG files, one per class."""
-    files = [
-        (i, path) for i, name in enumerate(akamaster.CLASSES) for path in sorted((folder / name).iterdir())
-    ]
+    files = [(i, path) for i, name in enumerate(akamaster.CLASSES) for path in sorted((folder / name).iterdir())]
     return Images(
         pixels=torch.from_numpy(np.stack([np.asarray(Image.open(path)) for _, path in files])),
         labels=torch.tensor([label for label, _ in files]),

@@ -53,15 +53,7 @@ def number(value: int) -> bytes:
 
 def storage(kind: str = "FloatStorage", key: str = "0", count: int = 4) -> bytes:
     return (
-        b"("
-        + text("storage")
-        + b"ctorch\n"
-        + kind.encode()
-        + b"\n"
-        + text(key)
-        + text("cpu")
-        + number(count)
-        + b"tQ"
+        b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"\n" + text(key) + text("cpu") + number(count) + b"tQ"
     )
 
 
@@ -464,9 +456,7 @@ def test_both_sizes_forged_alike_are_refused(tmp_path: Path) -> None:
         read_tensors(path)
 
 
-def test_a_million_entries_are_refused_before_they_are_listed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_million_entries_are_refused_before_they_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = archive(tmp_path / "x.pt", [("a/data.pkl", GOOD), *[(f"a/{i}", b"") for i in range(11_000)]])
     monkeypatch.setattr(zipfile, "ZipFile", None)
     with pytest.raises(BadWeights, match="11,001 entries"):

@@ -82,9 +82,7 @@ def test_a_card_of_a_preactivation_wide_or_plain_net_comes_back() -> None:
     "name, classes, reason",
     [("resnet14", 3, "another depth"), ("resnet8", 4, "number of classes"), ("preresnet8", 3, "another")],
 )
-def test_weights_of_another_network_are_not_written(
-    name: str, classes: int, reason: str, tmp_path: Path
-) -> None:
+def test_weights_of_another_network_are_not_written(name: str, classes: int, reason: str, tmp_path: Path) -> None:
     with pytest.raises(BadWeights, match=f"was not written: .*{reason}"):
         save(tmp_path / "x.safetensors", net(name, classes).state_dict(), CARD)
     assert not list(tmp_path.iterdir())
@@ -139,6 +137,12 @@ def nothing(_: object) -> None:
         (lambda c: "[" * 100_000, "card cannot be read"),
         (lambda c: json.dumps(c | {"classes": ["a"]}), "1 classes, its network has 3"),
         (lambda c: json.dumps(c | {"format": 2}), "format 2"),
+        (lambda c: json.dumps(c | {"clases": []}), r"nobody reads: \$\.clases"),
+        (lambda c: json.dumps(c | {"model": c["model"] | {"depht": 1}}), r"nobody reads: \$\.model\.depht"),
+        (
+            lambda c: json.dumps(c | {"preprocessing": c["preprocessing"] | {"crop": 0.875}}),
+            r"nobody reads: \$\.preprocessing\.crop",
+        ),
         (lambda c: json.dumps(c | {"model": c["model"] | {"depths": [2, 1, 1]}}), "too few"),
         (lambda c: json.dumps(c | {"model": c["model"] | {"depths": [10**15, 1, 1]}}), "too few"),
         (lambda c: json.dumps(c | {"model": c["model"] | {"widths": [16, 32, 10**15]}}), "too few"),

@@ -1,0 +1,88 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residual.report.table import POINTS, main, record, renewed, table
+from residual.report.table import row as row_of
+
+README = "before\n<!-- results: made by `make table` -->\nold\n| rows |\n<!-- /results -->\nafter\n"
+KEPT = {"row": "ResNet-20, CIFAR-10", "unit": "% test error", "paper": None, "ours": [8.75]}
+
+
+@pytest.fixture
+def run(make_run: Callable[..., Path]) -> Path:
+    """A finished run with the plan that the table asks for."""
+    folder = make_run()
+    described = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(described | {"plan": {"seed": 7, "model": "resnet20"}}))
+    return folder
+
+
+def keep(path: Path, **changes: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(KEPT | changes))
+    return path
+
+
+def test_only_what_lies_between_the_marks_is_replaced():
+    assert renewed(README, "| new |") == README.replace("old\n| rows |", "| new |")
+    assert renewed(renewed(README, "| new |"), "old\n| rows |") == README
+
+
+@pytest.mark.parametrize("text", ["no marks", "<!-- results: begun\nand never ended"])
+def test_a_text_without_both_marks_is_left_alone(text: str):
+    with pytest.raises(ValueError):
+        renewed(text, "| new |")
+
+
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_record_says_which_images_its_error_was_measured_on(run: Path, split: str):
+    found = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps(found | {"split": split}))
+    kept = record(run, "ResNet-20")
+    assert kept["unit"] == f"% {split} error"
+    assert (kept["split"], kept["row"], kept["seeds"]) == (split, "ResNet-20", [7])
+    assert kept["ours"] == [found["top1_error"]]
+
+
+def test_the_record_of_a_run_has_its_whole_history_and_no_number_of_the_paper(run: Path):
+    kept = record(run, "ResNet-20")
+    assert kept["paper"] is None
+    assert kept["environment"]["commit"]
+    assert kept["data"]["fingerprint"]
+    assert (kept["iterations"], kept["training"][-1]["step"]) == (64_000, 64_000)
+    steps = [line["step"] for line in kept["training"]]
+    assert steps == sorted(set(steps))
+    assert len(steps) <= POINTS + 1
+    assert len(kept["looks"]) == 40
+
+
+def test_a_row_shows_a_number_of_the_paper_only_if_its_record_does(tmp_path: Path):
+    path = keep(tmp_path / "results" / "ours.json")
+    assert row_of(path, tmp_path) == "| ResNet-20, CIFAR-10, % test error | - | 8.75 | 1 | [ours](results/ours.json) |"
+    keep(path, paper=8.75, ours=[8.0, 9.0, 10.0], unit="% validation error")
+    assert row_of(path, tmp_path) == (
+        "| ResNet-20, CIFAR-10, % validation error | 8.75 | 9.00 ± 1.00 | 3 | [ours](results/ours.json) |"
+    )
+
+
+def test_the_table_has_one_line_for_each_record_by_path(tmp_path: Path):
+    for name in ("b", "a", "deep/c"):
+        keep(tmp_path / "results" / f"{name}.json")
+    head, rule, *rows = table(tmp_path / "results", tmp_path).splitlines()
+    assert [line.count("|") for line in (head, rule, *rows)] == [6] * 5
+    assert [line.split("](")[1] for line in rows] == [f"results/{name}.json) |" for name in ("a", "b", "deep/c")]
+
+
+def test_a_run_is_kept_and_the_readme_renewed_from_the_command_line(run: Path, tmp_path: Path):
+    (tmp_path / "README.md").write_text(README)
+    main(["--add", str(run), str(tmp_path / "results" / "cifar" / "r20.json"), "ResNet-20"])
+    main([str(tmp_path / "README.md"), str(tmp_path / "results")])
+    text = (tmp_path / "README.md").read_text()
+    assert "| ResNet-20, % test error | - | " in text
+    assert "old" not in text
+    assert "(results/cifar/r20.json)" in text
+    assert text.endswith("<!-- /results -->\nafter\n")
