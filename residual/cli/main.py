@@ -78,4 +78,8 @@ def fail(message: str, code: int) -> None:
     console = Console(stderr=True, highlight=False)
     text = Text.assemble(("error: ", "bold red"), printable(" ".join(message.split())))
     console.print(text, soft_wrap=not console.is_terminal)  # elsewhere one line, for logs and other programs
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written is given up, or Python would fail on it again at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
