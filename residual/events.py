@@ -21,6 +21,7 @@ class Started:
     network: str
     parameters: int
     images: dict[str, int]  # split -> number
+    size: int  # side of the square that the network sees, pixels
     problems: tuple[tuple[str, str], ...]  # files left out: path, reason
     device: str
     step: int

@@ -54,6 +54,8 @@ from residual.weights.safetensors import save
 from residual.weights.sources import load
 
 EVALUATIONS = 20  # looks at held-out images while training, evenly spread
+WARMING = 2  # iterations at the beginning of a sitting that say nothing about speed
+FEW = 100  # held-out images below which an error says little
 SAVE_EVERY = 60.0  # seconds between checkpoints
 BESIDE_THE_POINT = ("workers", "device", "save_steps", "download", "tensorboard", "budget")  # do not decide the numbers
 
@@ -157,6 +159,7 @@ class _Run:
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.best_error: float | None = None
         self.seconds_per_look_image = 0.0
+        self.doubted = False  # whether the last measurement of speed was too slow to be believed at once
         self.device = pick_device(plan.device)
         if self.device.type == "cuda" and world.size > 1:
             self.device = torch.device("cuda", world.local_rank)
@@ -180,8 +183,7 @@ class _Run:
             if newest is not None:
                 self.write({"step": newest.step, "time": round(self.seconds(), 3), "resumed": environment()})
             yield self.started()
-            for note in self.data.notes:
-                yield Note(note)
+            yield from self.remarks()
             finished = yield from self.learn()
             if finished and self.world.leads:
                 yield from self.conclude()
@@ -210,6 +212,7 @@ class _Run:
         plan, recipe, images = self.plan, self.recipe, self.data.train
         if len(images) < 2:
             raise ValueError(f"{plan.data} has {len(images)} training images; batch norm needs at least 2")
+        recipe = self.recipe = for_few_images(recipe, len(images))
         self.world.shard(torch.arange(recipe.batch))  # refuses now what the first iteration would
         torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
         start = load(plan.model) if recipe.name == "finetune" and then is None else None
@@ -322,10 +325,25 @@ class _Run:
             network=self.plan.model,
             parameters=sum(p.numel() for p in self.training.model.parameters()),
             images={name: len(images) for name, images in self.data.splits().items()},
+            size=self.preprocessing.size,
             problems=tuple((problem.path, problem.reason) for problem in self.data.problems),
             device=f"{self.device} in {'bfloat16' if self.precision.bfloat16 else 'float32'}",
             step=self.training.step,
         )
+
+    def remarks(self) -> Iterator[Note]:
+        """What a user should know of these images before the numbers come."""
+        for note in self.data.notes:
+            yield Note(note)
+        if self.recipe.batch != self.plan.recipe.batch:
+            yield Note(
+                f"{len(self.data.train):,} training images are few: batches of {self.recipe.batch} images instead of "
+                f"{self.plan.recipe.batch}"
+            )
+        held = self.held_out()
+        if held is not None and len(held[1]) < FEW:
+            split, count = held[0], len(held[1])
+            yield Note(f"there are only {count} {split} images: each is worth {100 / count:.1f} points of error")
 
     def learn(self) -> Generator[object, None, bool]:
         """Train to the end of the plan; False if asked to stop before.
@@ -352,7 +370,7 @@ class _Run:
         """The loop, with its record, its looks at held-out images and its checkpoints between the steps."""
         training, pace, world = self.training, self.pace, self.world
         record_every = max(1, round(len(self.data.train) / self.recipe.batch / 10))
-        clock, saved = Clock(training.step), time.monotonic()
+        began, clock, saved = training.step, Clock(training.step), time.monotonic()
         steps = fit(
             training,
             self.batches(training.step),
@@ -365,6 +383,8 @@ class _Run:
         while training.step < pace.iterations:
             step = next(steps)
             done = step.number >= pace.iterations
+            if step.number == began + WARMING:
+                clock.restart(step.number)
             self.count(step)
             stopping = distributed.any_says(bool(self.stop.signal), world)
             recording = step.number % record_every == 0 or done
@@ -372,7 +392,7 @@ class _Run:
                 training.refuse_non_finite()
             if recording:
                 yield self.record(step.number, step.rate, clock)
-            if self.plan.budget is not None and not done:
+            if self.plan.budget is not None and not done and step.number > began + WARMING:
                 self.replan(step.number, clock)
             best = False
             if world.leads and self.look_due(step.number):
@@ -414,7 +434,14 @@ class _Run:
     def look_due(self, step: int) -> bool:
         """Whether another EVALUATIONS-th part of the training has just been completed."""
         before, now = (math.floor(self.pace.progress(at) * EVALUATIONS + 1e-9) for at in (step - 1, step))
-        return now > before
+        return now > before and (now == EVALUATIONS or self.looks_fit(self.seconds_per_look_image))
+
+    def looks_fit(self, per_image: float) -> bool:
+        """Under a time budget: whether all looks together take less than a tenth of it."""
+        held = self.held_out()
+        if self.plan.budget is None or held is None:
+            return True
+        return EVALUATIONS * len(held[1]) * per_image < 0.1 * self.plan.budget
 
     def save_due(self, step: int, saved: float) -> bool:
         if self.plan.save_steps is not None:
@@ -440,13 +467,19 @@ class _Run:
         per_step = clock.seconds_per_step(step)
         reserve = min(4.0, 0.1 * budget)  # starting Python, writing files, a guess that was too low
         left = budget - reserve - self.seconds() - self.seconds_to_finish(step, per_step)
-        # The first iterations are slow, so the first plans are soon replaced.  The last stretch keeps its plan:
-        # the rate then falls to zero, rather than being cut off by a late surprise.
+        # The first plans are soon replaced.  The last stretch keeps its plan: the rate then falls to zero, rather than
+        # being cut off by a late surprise.
         soon = clock.steps(step) >= max(8, step - clock.steps(step))
-        last = max(left, (self.pace.iterations - step) * per_step) < 0.05 * budget
-        due = not last and (soon or clock.seconds() > 0.015 * budget)
+        remaining = self.pace.iterations - step
+        last = max(left, remaining * per_step) < 0.05 * budget
+        due = not last and (soon or clock.seconds() > 0.015 * budget) and clock.steps(step) >= 2
         fits = int(distributed.agree(step + max(1, left / per_step) if due else 0, self.world))
         if not fits:
+            return
+        # Half the speed or less may be a moment's stutter: it is believed when a second measurement says so too.
+        slow, self.doubted = fits - step < remaining / 2, not self.doubted and fits - step < remaining / 2
+        if slow and self.doubted:
+            clock.restart(step)
             return
         if abs(fits - self.pace.iterations) > 0.003 * self.pace.iterations:
             self.pace.replan(step, fits)
@@ -457,10 +490,17 @@ class _Run:
         """What remains to do besides training: the looks, the exact statistics, the evaluations, the files."""
         per_image = self.seconds_per_look_image or 0.4 * per_step / self.recipe.batch
         held, test = self.held_out(), self.data.test or self.data.validation
-        looks = EVALUATIONS * (1 - self.pace.progress(step)) * (len(held[1]) if held else 0)
+        looked_at = len(held[1]) if held and self.looks_fit(per_image) else 0
+        looks = EVALUATIONS * (1 - self.pace.progress(step)) * looked_at
         weights = 2 if self.data.validation is not None else 1  # the last and the best
         finals = weights * ((len(test) if test else 0) + 2 * self.statistics_images())
         return per_image * (looks + finals)
+
+    def seconds_left(self, step: int, per_step: float) -> float:
+        """Until the run is complete: what the plan takes, or what is left of the budget that the plan is made for."""
+        if self.plan.budget is not None:
+            return max(0.0, self.plan.budget - self.seconds())
+        return (self.pace.iterations - step) * per_step + self.seconds_to_finish(step, per_step)
 
     def seconds(self) -> float:
         """Time spent on this run, before and after it was resumed."""
@@ -472,7 +512,6 @@ class _Run:
         self.totals.zero_()
         epoch = step * self.recipe.batch / len(self.data.train)
         speed = self.recipe.batch / clock.seconds_per_step(step)
-        left = (self.pace.iterations - step) * clock.seconds_per_step(step)
         progress = Progress(
             step=step,
             iterations=self.pace.iterations,
@@ -481,7 +520,7 @@ class _Run:
             rate=rate,
             train_error=100 * wrong / count,
             images_per_second=speed,
-            seconds_left=left + self.seconds_to_finish(step, clock.seconds_per_step(step)),
+            seconds_left=self.seconds_left(step, clock.seconds_per_step(step)),
         )
         line = {"step": step, "epoch": round(epoch, 4), "time": round(self.seconds(), 3), "rate": rate}
         self.write(line | {"loss": progress.loss, "train_error": progress.train_error})
@@ -619,8 +658,8 @@ class _Run:
         return found
 
     def statistics_images(self) -> int:
-        """How many images the exact statistics are taken over: of a small set each four times."""
-        return min(self.recipe.exact_statistics, 4 * len(self.data.train))
+        """How many images the exact statistics are taken over: of a small set each once."""
+        return min(self.recipe.exact_statistics, len(self.data.train))
 
     def statistics_batches(self) -> Iterator[Tensor]:
         """Training images, varied as in training but not mixed, in large batches."""
@@ -643,6 +682,13 @@ class _Run:
         order = Order(len(self.data.train), self.plan.seed)
         _, indices = order.at(torch.arange((step - 1) * batch, step * batch))
         return [self.data.train.names[index] for index in indices.tolist()]
+
+
+def for_few_images(recipe: Recipe, images: int) -> Recipe:
+    """The recipe with batches of which an epoch has at least four: a power of two, 8 or more, where possible."""
+    if recipe.batch <= max(8, images // 4):
+        return recipe
+    return replace(recipe, batch=min(recipe.batch, images, max(8, 2 ** int(math.log2(images / 4)))))
 
 
 def adopt(model: ResNet, start: ResNet, *, same_classes: bool) -> None:

@@ -51,8 +51,8 @@ def check(
     if found.imbalance > 3:
         print(f"  imbalance  the largest class has {found.imbalance:.1f} times as many training images as the smallest")
     _list("files left out", [f"{problem.path}: {problem.reason}" for problem in found.problems])
-    _list("groups of equal images", [_told(each) for each in found.duplicates])
-    _list("pairs of splits' images that look alike", [_told(each) for each in found.near_duplicates])
+    _list("set(s) of equal images", [_told(each) for each in found.duplicates])
+    _list("pair(s) of images in two splits that look alike", [_told(each) for each in found.near_duplicates])
     _list("notes", list(found.notes))
     leaks = sum(each.across_splits for each in (*found.duplicates, *found.near_duplicates))
     if leaks:

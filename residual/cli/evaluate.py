@@ -184,7 +184,8 @@ def _tell(which: str, found: dict[str, Any]) -> None:
     images, error = found["images"], found["top1_error"]
     correct = images - round(error * images / 100)
     low, high = found["interval"]
-    print(f"{names[which]}: {correct:,} of {images:,} {found['split']} images right")
+    split = "" if found["split"] == "all" else f"{found['split']} "
+    print(f"{names[which]}: {correct:,} of {images:,} {split}images right")
     chosen = which == "best" and found["split"] == "validation"  # the lowest of many says little of new images
     spread = "no interval: chosen by validation error" if chosen else f"95 % interval {low:.2f} to {high:.2f}"
     print(f"  top-1 error  {error:.2f} %   ({spread})")

@@ -123,7 +123,10 @@ def _as_json(happenings: Iterable[object], folder: Path) -> bool:
 
 def _started(console: Console, event: events.Started) -> None:
     images = ", ".join(f"{count:,} {split}" for split, count in event.images.items())
-    console.print(f"{event.network}: {event.parameters:,} parameters; {images} images; {event.device}")
+    console.print(
+        f"{event.network}: {event.parameters:,} parameters; {images} images of "
+        f"{event.size}x{event.size} pixels; {event.device}"
+    )
     for path, reason in event.problems[:5]:
         console.print(f"left out: {printable(path)}: {printable(reason)}")
     if len(event.problems) > 5:

@@ -60,13 +60,17 @@ def _tell(found: dict[str, Any]) -> None:
         card = found["card"]
         model, images = card["model"], card["preprocessing"]
         how = "as they are" if images["resize"] is None else f"shorter side {images['resize']}, centre cropped"
-        mean = "one per pixel" if len(images["mean"]) > 3 else images["mean"]
+        mean = "one per pixel" if len(images["mean"]) > 3 else _numbers(images["mean"])
         lines += [
             f"  network  {card['name']}: {model['block']} blocks {model['depths']}, shortcut {model['shortcut']}",
             f"  classes  {len(card['classes'])}: {', '.join(card['classes'][:10])}",
             f"  images   {images['channels']}, {images['size']}x{images['size']} ({how})",
-            f"  mean     {mean}   std {images['std']}",
-            *(f"  {name:8} {value}" for name, value in card["history"].items()),
+            f"  mean     {mean}   std {_numbers(images['std'])}",
+            *(f"  origin   {name}: {value}" for name, value in card["history"].items()),
         ]
     for line in lines:
         print(printable(line))
+
+
+def _numbers(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

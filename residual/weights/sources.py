@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -129,8 +130,8 @@ def locate(source: str | os.PathLike[str]) -> Path:
                 return weights
             if (path / "run.json").is_file():
                 raise BadWeights(
-                    f"this run has no {WEIGHTS} yet, its training has not finished; go on with it by "
-                    "residual train --resume"
+                    f"this run has no {WEIGHTS} yet, its training has not finished; go on with it: "
+                    f"residual train --resume --out {shlex.quote(os.fspath(source))}"
                 )
             raise BadWeights("it is neither a file of weights nor a run folder: it has no run.json")
         if not path.exists() and os.fspath(source) in catalog:

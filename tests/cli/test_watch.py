@@ -36,6 +36,7 @@ def training(run: Path, *, finished: bool = True) -> Iterator[object]:
         network="resnet20",
         parameters=269_722,
         images={"train": 50_000, "test": 10_000},
+        size=32,
         problems=problems,
         device="cpu in float32",
         step=390,
