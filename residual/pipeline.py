@@ -383,7 +383,7 @@ class _Run:
         while training.step < pace.iterations:
             step = next(steps)
             done = step.number >= pace.iterations
-            if step.number == began + WARMING:
+            if step.number <= began + WARMING:
                 clock.restart(step.number)
             self.count(step)
             stopping = distributed.any_says(bool(self.stop.signal), world)
@@ -392,7 +392,7 @@ class _Run:
                 training.refuse_non_finite()
             if recording:
                 yield self.record(step.number, step.rate, clock)
-            if self.plan.budget is not None and not done and step.number > began + WARMING:
+            if self.plan.budget is not None and not done:
                 self.replan(step.number, clock)
             best = False
             if world.leads and self.look_due(step.number):
@@ -473,12 +473,13 @@ class _Run:
         remaining = self.pace.iterations - step
         last = max(left, remaining * per_step) < 0.05 * budget
         due = not last and (soon or clock.seconds() > 0.015 * budget) and clock.steps(step) >= 2
-        fits = int(distributed.agree(step + max(1, left / per_step) if due else 0, self.world))
+        over = self.seconds() + reserve > budget
+        fits = int(distributed.agree(step + (1 if over else max(1, left / per_step)) if due or over else 0, self.world))
         if not fits:
             return
         # Half the speed or less may be a moment's stutter: it is believed when a second measurement says so too.
-        slow, self.doubted = fits - step < remaining / 2, not self.doubted and fits - step < remaining / 2
-        if slow and self.doubted:
+        self.doubted = not self.doubted and 1 < fits - step < remaining / 2
+        if self.doubted:
             clock.restart(step)
             return
         if abs(fits - self.pace.iterations) > 0.003 * self.pace.iterations:

@@ -408,5 +408,5 @@ def _commit() -> str | None:
 
 
 def _git(root: Path, *words: str) -> str:
-    command = ["git", "-C", str(root), *words]
+    command = ["git", "--no-optional-locks", "-C", str(root), *words]  # a kill leaves no lock behind
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

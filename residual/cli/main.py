@@ -37,8 +37,8 @@ GIVEN = (  # what the system says of a path that the user gave; the rest (a full
 
 def main() -> None:
     """Run the command line."""
-    # Threads that wait by spinning made training twenty times slower when anything else ran on the same cores; read when
-    # PyTorch is imported, which is later (docs/lab_book.md).
+    # Threads that wait by spinning made training twenty times slower when anything else ran on the same cores
+    # (docs/lab_book.md); this is read when PyTorch is imported, which is later.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         code = app(sys.argv[1:] or ["--help"], prog_name="residual", standalone_mode=False)

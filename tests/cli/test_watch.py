@@ -61,7 +61,7 @@ def test_without_a_terminal_there_are_plain_lines(capsys: pytest.CaptureFixture[
     written = capsys.readouterr()
     assert written.err == ""
     assert written.out.splitlines() == [
-        "resnet20: 269,722 parameters; 50,000 train, 10,000 test images; cpu in float32",
+        "resnet20: 269,722 parameters; 50,000 train, 10,000 test images of 32x32 pixels; cpu in float32",
         *(f"left out: cat/\\x1b[31m{number}.jpg: cut short" for number in range(5)),
         "left out: 2 more, all named in my run/run.json",
         "going on from step 390",
