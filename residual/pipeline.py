@@ -473,7 +473,7 @@ class _Run:
         remaining = self.pace.iterations - step
         last = max(left, remaining * per_step) < 0.05 * budget
         due = not last and (soon or clock.seconds() > 0.015 * budget) and clock.steps(step) >= 2
-        over = self.seconds() + reserve > budget
+        over = self.seconds() > budget  # the last stretch may use the reserve, so that it ends annealed
         fits = int(distributed.agree(step + (1 if over else max(1, left / per_step)) if due or over else 0, self.world))
         if not fits:
             return
