@@ -24,15 +24,10 @@ def create_model(name: str, **changes: Any) -> "ResNet":
 
     `create_model("resnet20", classes=100)`.  Raises ValueError for an unknown name, depth or field.
     """
-    import dataclasses
-
+    from residual.models.catalog import varied
     from residual.models.resnet import ResNet
 
-    description = describe(name)
-    known = [field.name for field in dataclasses.fields(description)]
-    if unknown := sorted(changes.keys() - set(known)):
-        raise ValueError(f"a network has no {unknown[0]!r}; what can be changed: {', '.join(known)}")
-    return ResNet(dataclasses.replace(description, **changes))
+    return ResNet(varied(describe(name), changes))
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -33,7 +33,7 @@ from residual.evaluate.error import top_k_error
 from residual.evaluate.evaluation import evaluation
 from residual.evaluate.score import PIXELS_AT_ONCE, score
 from residual.events import Finished, Measured, Note, Progress, Reading, Started, Stopped
-from residual.models.catalog import describe
+from residual.models.catalog import describe, varied
 from residual.models.cost import stages
 from residual.models.description import Description
 from residual.models.resnet import ResNet
@@ -57,7 +57,8 @@ EVALUATIONS = 20  # looks at held-out images while training, evenly spread
 WARMING = 2  # iterations at the beginning of a sitting that say nothing about speed
 FEW = 100  # held-out images below which an error says little
 SAVE_EVERY = 60.0  # seconds between checkpoints
-BESIDE_THE_POINT = ("workers", "device", "save_steps", "download", "tensorboard", "budget")  # do not decide the numbers
+# What does not decide the numbers; the changes do, but they are in the description of the network.
+BESIDE_THE_POINT = ("workers", "device", "save_steps", "download", "tensorboard", "budget", "changes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,7 @@ class Plan:
     """All that a user decides about a run.  It is written to run.json and resumed from there.
 
     model: a name from the catalog, or a weights file or run folder to fine-tune.
+    changes: fields of the named network's description that differ, as in `create_model(name, **changes)`.
     data: "cifar10", "cifar100", "digits", "shapes" or a folder.  size: side of the images, None for the data's own.
     budget: seconds that the whole command may take, None for the recipe's own length.
     save_steps: checkpoint every so many iterations instead of every minute.
@@ -81,6 +83,7 @@ class Plan:
     save_steps: int | None = None
     download: bool = False
     tensorboard: bool = False
+    changes: dict[str, Any] = field(default_factory=dict)
 
 
 class Diverged(ArithmeticError):
@@ -223,7 +226,7 @@ class _Run:
             self.model_description = msgspec.convert(then["model"], Description)
         else:
             self.model_description = replace(
-                describe(plan.model) if start is None else start.description,
+                varied(describe(plan.model), plan.changes) if start is None else start.description,
                 classes=len(self.data.classes),
                 channels=1 if self.preprocessing.channels == "L" else 3,
                 image=self.preprocessing.size,

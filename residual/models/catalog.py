@@ -1,8 +1,11 @@
 """The networks by name.  Any other legal depth follows the same rules: `describe("resnet74")`."""
 
+import dataclasses
 import difflib
 import re
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from residual.models.description import Description
 
@@ -145,6 +148,14 @@ def describe(name: str) -> Description:
     near = difflib.get_close_matches(name, catalog, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(near)}?  " if near else ""
     raise ValueError(f"no network is called {name!r}; {hint}`residual models` lists all {len(catalog)}")
+
+
+def varied(description: Description, changes: Mapping[str, Any]) -> Description:
+    """The description with some fields changed.  Refuses, as ValueError, a field that no network has."""
+    known = [field.name for field in dataclasses.fields(description)]
+    if unknown := sorted(changes.keys() - set(known)):
+        raise ValueError(f"a network has no {unknown[0]!r}; what can be changed: {', '.join(known)}")
+    return replace(description, **changes)
 
 
 def pre_activation(depth: int) -> Description:
