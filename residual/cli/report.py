@@ -1,5 +1,6 @@
-"""residual report RUN...: one offline HTML file for each run."""
+"""residual report RUN...: one offline HTML file for each run, the demo, or a reproduction as a whole."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -7,17 +8,25 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, of the demo, of reproductions.")],
 ) -> None:
-    """Write report.html from what a run, or the demo, has recorded."""
-    from residual.report import write, write_demo
-
-    for run in runs:
-        if not (run / "run.json").is_file() and not (run / "demo.json").is_file():
-            raise ValueError(
-                f"{run} is not a run folder: it has no run.json; `residual train` makes one, `residual demo` one of "
-                "its own"
-            )
-    for run in runs:
-        print(write(run) if (run / "run.json").is_file() else write_demo(run))
+    """Write report.html from what a run, the demo or a reproduction has recorded."""
+    writers = [(run, _writer(run)) for run in runs]  # all are known before the first is written
+    for run, write in writers:
+        print(write(run))
     print("Next: open it in a browser; it needs no network.")
+
+
+def _writer(folder: Path) -> Callable[[Path], Path]:
+    from residual.report import write, write_demo, write_reproduction
+
+    if (folder / "run.json").is_file():
+        return write
+    if (folder / "demo.json").is_file():
+        return write_demo
+    if (folder / "record.json").is_file() or any(folder.glob("*/record.json")):
+        return write_reproduction
+    raise ValueError(
+        f"{folder} is not a run folder: it has no run.json; `residual train` makes one, `residual demo` and "
+        "`residual reproduce` make their own"
+    )

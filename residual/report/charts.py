@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, MUTED, RULE, PAPER = "#010101", "#020202", "#030303", "#040404"
-FIRST, SECOND, THIRD = "#050505", "#060606", "#070707"
+FIRST, SECOND, THIRD, FOURTH, FIFTH, SIXTH = SERIES = "#050505", "#060606", "#070707", "#080808", "#090909", "#0a0a0a"
 VARIABLES = {
     INK: "var(--ink)", MUTED: "var(--muted)", RULE: "var(--rule)", PAPER: "var(--paper)",
     FIRST: "var(--first)", SECOND: "var(--second)", THIRD: "var(--third)",
+    FOURTH: "var(--fourth)", FIFTH: "var(--fifth)", SIXTH: "var(--sixth)",
 }  # fmt: skip
 CEILINGS = (2.0, 5.0, 10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 100.0)  # where an error axis may end, percent
 POINTS = 400  # a curve with more is averaged over equal stretches
@@ -85,6 +86,22 @@ def degradation(curves: Sequence[Curve], *, top: float, name: str) -> "Markup":
         _label_ends(axes, curves)
         _count(axes, max(curve.steps[-1] for curve in curves), "passes over the images")
         return _svg(figure, f"degradation-{name}", f"Training error of {name} networks over the passes")
+
+
+def panel(curves: Sequence[Curve], *, top: float | None, x: str, y: str, name: str) -> "Markup":
+    """One part of a figure of the paper.  top: where the axis ends; None: where the curves do.
+
+    Solid curves are named at their end; a dashed one belongs to the solid one of its colour.
+    """
+    with _figure(400, 330) as figure:
+        figure.set_layout_engine("none")  # the same margins in every panel, so that they can be compared
+        axes = figure.add_axes((0.07, 0.15, 0.62, 0.75))
+        _draw(axes, curves)
+        axes.set_ylim(0, top)
+        _style(axes, y)
+        _label_ends(axes, [curve for curve in curves if not curve.dashed])
+        _count(axes, max(curve.steps[-1] for curve in curves), x)
+        return _svg(figure, name, f"{y} over {x}")
 
 
 def reliability(confidence: Sequence[float], accuracy: Sequence[float], counts: Sequence[int]) -> "Markup":
