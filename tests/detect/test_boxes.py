@@ -1,0 +1,34 @@
+import torch
+from torchvision.models.detection._utils import BoxCoder
+
+from residual.detect import boxes
+
+
+def some(count: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    corners = 300 * torch.rand(count, 2, generator=generator, dtype=torch.float64)
+    return torch.cat([corners, corners + 2 + 90 * torch.rand(count, 2, generator=generator, dtype=torch.float64)], 1)
+
+
+def test_decoding_is_the_inverse_of_encoding():
+    wanted, references = some(500, 0), some(500, 1)
+    assert torch.allclose(boxes.decode(boxes.encode(wanted, references), references), wanted, atol=1e-9)
+
+
+def test_a_box_tells_itself_by_zeros():
+    assert not boxes.encode(some(20, 2), some(20, 2)).any()
+
+
+def test_codes_are_those_of_torchvision():
+    coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
+    wanted, references = some(200, 3).float(), some(200, 4).float()
+    assert torch.allclose(boxes.encode(wanted, references), coder.encode_single(wanted, references), atol=1e-5)
+    wild = 8 * torch.randn(200, 4, generator=torch.Generator().manual_seed(5))  # beyond the largest growth
+    ours, theirs = boxes.decode(wild, references), coder.decode_single(wild, references)
+    assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-3)
+
+
+def test_clipping_keeps_what_is_on_the_image():
+    given = torch.tensor([[-5.0, 3.0, 4.0, 99.0], [10.0, 10.0, 12.0, 12.0], [90.0, 90.0, 95.0, 95.0]])
+    expected = [[0, 3, 4, 50], [10, 10, 12, 12], [60, 50, 60, 50]]
+    assert boxes.clip(given, height=50, width=60).tolist() == expected
