@@ -11,7 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from residual.detect.objects import Detections, Flags, Floats, Integers, Objects, overlap
+from residual.data.objects import Flags, Floats, Integers, Objects
+from residual.detect.detections import Detections, overlap
 
 Area = Literal["11-point", "area"]
 """11-point: VOC 2007, the mean over recalls 0, 0.1, ... 1 of the best precision at that recall or above.

@@ -6,7 +6,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from residual.detect.objects import Detections, Objects
+from residual.data.objects import Objects
+from residual.detect.detections import Detections
 from residual.detect.precision import match, mean_average_precision
 
 Box = tuple[int, int, int, int]

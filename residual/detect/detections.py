@@ -1,36 +1,10 @@
-"""What stands on an image, and what a detector says stands there.
-
-Boxes are (left, top, right, bottom) in pixels, continuous: the image is [0, width] x [0, height], and a box one pixel
-wide has right = left + 1.  PASCAL VOC's inclusive corners become that on reading (left and top less one).
-Shapes: M objects or detections on one image.
-"""
+"""What a detector says stands on an image, and how far boxes overlap.  Boxes as in residual/data/objects.py."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
-Flags = NDArray[np.bool_]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Objects:
-    """The truth about one image.
-
-    boxes: (M, 4).  labels: (M,), counted from 0.
-    aside: (M,) neither to be found nor wrong to be found: VOC's difficult objects, COCO's crowds.
-    masks: (M, H, W) bool, or None.
-    """
-
-    boxes: Floats
-    labels: Integers
-    aside: Flags
-    masks: Flags | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
+from residual.data.objects import Flags, Floats, Integers
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,189 @@
+"""PASCAL VOC: a folder VOC2007 or VOC2012, or a VOCdevkit that holds them, with the official lists of images.
+
+An annotation is XML from somewhere: it is read without document types and entities, bounded in size and depth, and a
+box that cannot be is left out with its reason.  VOC's corners are inclusive, counted from 1; here boxes are continuous.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from residual.data.images import Problem
+from residual.data.objects import ObjectImages, Objects, objects, on_image
+
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+LARGEST = 1 << 20  # bytes of an annotation; the largest official one has 22 thousand
+DEEPEST = 8  # an object's part has its box at depth 5
+LARGEST_SIDE = 100_000  # pixels
+
+
+class BadAnnotation(ValueError):
+    """An annotation that cannot be used, and why."""
+
+
+def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
+    """The union of official lists, e.g. (("2007", "trainval"), ("2012", "trainval")) for 07+12.
+
+    root: a VOCdevkit, or the folder of the one year asked for.  Annotations that cannot be used, and boxes that cannot
+    be, are in `problems`; a list or an image that is missing is refused.
+    """
+    paths, names, sizes, found, problems = [], [], [], [], []
+    for year, split in lists:
+        folder = root if root.name == f"VOC{year}" else root / f"VOC{year}"
+        for name in _listed(folder, split):
+            picture = folder / "JPEGImages" / f"{name}.jpg"
+            if not picture.is_file():
+                raise ValueError(
+                    f"{folder / 'ImageSets/Main' / split}.txt lists {name}, but there is no {picture}; complete the "
+                    "images, or shorten the list"
+                )
+            where = f"VOC{year}/Annotations/{name}.xml"
+            try:
+                size, here, left_out = read_annotation(folder / "Annotations" / f"{name}.xml")
+            except BadAnnotation as problem:
+                problems.append(Problem(path=where, reason=str(problem)))
+                continue
+            problems += [Problem(path=where, reason=reason) for reason in left_out]
+            paths.append(picture)
+            names.append(f"VOC{year}/{name}")
+            sizes.append(size)
+            found.append(here)
+    if not paths:
+        raise ValueError(f"{root} has no image with a usable annotation in the lists {list(lists)}")
+    return ObjectImages(
+        paths=tuple(paths),
+        names=tuple(names),
+        sizes=tuple(sizes),
+        objects=tuple(found),
+        classes=CLASSES,
+        origin="PASCAL VOC " + " + ".join(f"{year} {split}" for year, split in lists),
+        problems=tuple(problems),
+    )
+
+
+def read_annotation(path: Path) -> tuple[tuple[int, int], Objects, list[str]]:
+    """(height, width), the objects, and why others were left out.  Raises BadAnnotation."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST + 1)
+    except OSError as error:
+        raise BadAnnotation(f"it cannot be read: {error.strerror}") from error
+    if len(data) > LARGEST:
+        raise BadAnnotation(f"it is larger than {LARGEST:,} bytes, which no annotation is")
+    tree = _parse(data)
+    size = tree.one("size")
+    height, width = _whole(size, "height"), _whole(size, "width")
+    boxes, labels, aside, left_out = [], [], [], []
+    for number, told in enumerate(tree.all("object"), start=1):
+        try:
+            name = told.text("name")
+            if name not in CLASSES:
+                raise BadAnnotation(f"<name> is {name[:40]!r}, none of VOC's 20 classes")
+            corners = told.one("bndbox")
+            left, top, right, bottom = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
+            boxes.append(on_image((left - 1, top - 1, right, bottom), height, width))
+            labels.append(CLASSES.index(name))
+            aside.append(told.text("difficult", "0") == "1")
+        except ValueError as problem:
+            left_out.append(f"object {number}: {problem}")
+    return (height, width), objects(boxes, labels, aside), left_out
+
+
+class Element:
+    """One tag: its text and what stands in it."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag, self.inner, self.parts = tag, list[Element](), list[str]()
+
+    @property
+    def said(self) -> str:
+        return "".join(self.parts).strip()
+
+    def all(self, tag: str) -> "list[Element]":
+        return [element for element in self.inner if element.tag == tag]
+
+    def one(self, tag: str) -> "Element":
+        found = self.all(tag)
+        if len(found) != 1:
+            raise BadAnnotation(f"<{self.tag}> has {len(found)} <{tag}>, it needs one")
+        return found[0]
+
+    def text(self, tag: str, otherwise: str | None = None) -> str:
+        if otherwise is not None and not self.all(tag):
+            return otherwise
+        return self.one(tag).said
+
+
+class _Builder:
+    """What the parser tells its finds to."""
+
+    def __init__(self) -> None:
+        self.top = Element("document")
+        self.open = [self.top]
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        if len(self.open) > DEEPEST:
+            raise BadAnnotation(f"its tags stand more than {DEEPEST} deep in each other")
+        element = Element(tag)
+        self.open[-1].inner.append(element)
+        self.open.append(element)
+
+    def end(self, tag: str) -> None:
+        self.open.pop()
+
+    def data(self, text: str) -> None:
+        self.open[-1].parts.append(text)
+
+    def close(self) -> None:
+        pass
+
+
+def _parse(data: bytes) -> Element:
+    from xml.etree.ElementTree import ParseError
+
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    builder = _Builder()
+    parser = DefusedXMLParser(target=builder, forbid_dtd=True)
+    try:
+        parser.feed(data)
+        parser.close()
+    except BadAnnotation:
+        raise
+    except ParseError as error:
+        raise BadAnnotation(f"it is not XML: {error}") from error
+    except DefusedXmlException as error:
+        raise BadAnnotation("it declares a document type or entities, which an annotation needs not") from error
+    except (LookupError, ValueError) as error:  # an encoding that Python does not have, or cannot decode
+        raise BadAnnotation(f"it is not XML that can be read: {error}") from error
+    return builder.top.one("annotation")
+
+
+def _listed(folder: Path, split: str) -> list[str]:
+    path = folder / "ImageSets" / "Main" / f"{split}.txt"
+    if not path.is_file():
+        there = sorted(found.stem for found in path.parent.glob("*.txt") if "_" not in found.stem)
+        hint = f"there are {', '.join(there)}" if there else "there is no list at all"
+        raise ValueError(f"{folder} has no list {split!r} (ImageSets/Main/{split}.txt); {hint}")
+    names = path.read_text(encoding="utf-8", errors="surrogateescape").split()
+    if odd := next((name for name in names if "/" in name or name.startswith(".")), None):
+        raise ValueError(f"{path} lists {odd!r}, which is no name of an image")
+    return names
+
+
+def _number(element: Element, tag: str) -> float:
+    said = element.text(tag)
+    try:
+        return float(said)
+    except ValueError:
+        raise BadAnnotation(f"<{tag}> is {said[:40]!r}, not a number") from None
+
+
+def _whole(element: Element, tag: str) -> int:
+    value = _number(element, tag)
+    if not 1 <= value <= LARGEST_SIDE or value != int(value):
+        raise BadAnnotation(f"<{tag}> of the image is {element.text(tag)[:40]!r}, not a number of pixels")
+    return int(value)

@@ -1,0 +1,127 @@
+"""COCO's JSON, believed only as far as it makes sense."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from residual.data.coco import read_coco
+
+TOLD = {
+    "images": [{"id": 7, "file_name": "a.jpg", "height": 40, "width": 50}],
+    "categories": [{"id": 3, "name": "dog"}, {"id": 1, "name": "cat"}],
+    "annotations": [
+        {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 5, 10.5, 25], "iscrowd": 0},
+        {"id": 2, "image_id": 7, "category_id": 1, "bbox": [0, 0, 50, 40], "iscrowd": 1},
+    ],
+}
+
+
+def written(folder: Path, told: Any) -> Path:
+    (folder / "a.jpg").touch()
+    path = folder / "instances.json"
+    path.write_text(told if isinstance(told, str) else json.dumps(told))
+    return path
+
+
+def changed(part: str, **changes: Any) -> dict[str, Any]:
+    told = copy.deepcopy(TOLD)
+    told[part][0] |= changes
+    return told
+
+
+def test_boxes_labels_and_crowds_are_read(tmp_path: Path):
+    found = read_coco(written(tmp_path, TOLD))
+    assert found.classes == ("cat", "dog")
+    assert found.objects[0].boxes.tolist() == [[10, 5, 20.5, 30], [0, 0, 50, 40]]
+    assert found.objects[0].labels.tolist() == [1, 0]
+    assert found.objects[0].aside.tolist() == [False, True]
+    assert found.sizes == ((40, 50),)
+
+
+def test_an_image_without_annotations_stays_and_has_no_objects(tmp_path: Path):
+    found = read_coco(written(tmp_path, TOLD | {"annotations": []}))
+    assert len(found) == 1
+    assert len(found.objects[0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"image_id": 8}, "image_id 8 is none"),
+        ({"category_id": 9}, "category_id 9 is none"),
+        ({"image_id": True}, "image_id is True, not a whole number"),
+        ({"id": 2}, "id 2 stands twice"),
+        ({"bbox": [1, 2, 3]}, "not four numbers"),
+        ({"bbox": [1, 2, 3, "4"]}, "not four numbers"),
+        ({"bbox": [1, 2, 3, True]}, "not four numbers"),
+        ({"bbox": [1, 2, float("nan"), 4]}, "not finite"),
+        ({"bbox": [1, 2, 10**400, 4]}, "beyond all numbers"),
+        ({"bbox": [1, 2, -3, 4]}, "ends before it begins"),
+        ({"bbox": [100, 2, 3, 4]}, "less than a square pixel"),
+        ({"iscrowd": 2}, "iscrowd is 2"),
+    ],
+)
+def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str):
+    found = read_coco(written(tmp_path, changed("annotations", **changes)))
+    assert len(found.problems) == 1
+    assert reason in found.problems[0].reason
+    assert len(found.objects[0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("told", "reason"),
+    [
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a COCO file"),
+        ('{"images": 3}', "no list 'images'"),
+        (TOLD | {"images": []}, "has no images"),
+        (TOLD | {"images": TOLD["images"] * 2}, "which another one has too"),
+        (TOLD | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]}, "two categories called 'cat'"),
+        (changed("images", height=0), "the height 0"),
+        (changed("images", width=1e5), "the width 100000.0"),
+        (changed("images", file_name="../../a.jpg"), "leads out of the folder"),
+        (changed("images", file_name="b.jpg"), "names the image 'b.jpg'"),
+        (changed("images", id="7"), "has no whole number as its id"),
+    ],
+)
+def test_a_file_whose_frame_is_wrong_is_refused(tmp_path: Path, told: Any, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        read_coco(written(tmp_path, told))
+
+
+plain = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4))
+values = st.recursive(plain, lambda inner: st.lists(inner, max_size=4), max_leaves=6)
+annotations = st.fixed_dictionaries(
+    {},
+    optional={name: values | st.integers(0, 8) for name in ("id", "image_id", "category_id", "iscrowd")}
+    | {"bbox": values | st.lists(st.floats() | st.integers(), min_size=4, max_size=4)},
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(told=st.lists(annotations | values, max_size=5))
+def test_whatever_the_annotations_say_boxes_are_finite_and_on_the_image(tmp_path_factory, told):
+    folder = tmp_path_factory.getbasetemp()
+    found = read_coco(written(folder, TOLD | {"annotations": told}))
+    boxes = found.objects[0].boxes
+    assert len(boxes) + len(found.problems) == len(told)
+    assert np.isfinite(boxes).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= [50, 40, 50, 40]).all()
+    assert ((boxes[:, 2:] - boxes[:, :2]).prod(axis=1) >= 1).all()
+
+
+def test_the_real_thing_is_read_whole(shared_data: Path):
+    found = read_coco(shared_data / "coco_small" / "annotations" / "instances_val.json")
+    told = json.loads((shared_data / "coco_small" / "annotations" / "instances_val.json").read_text())
+    assert len(found) == 20
+    assert len(found.classes) == len(told["categories"])
+    assert sum(map(len, found.objects)) + len(found.problems) == len(told["annotations"])
+    assert not found.problems
