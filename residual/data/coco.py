@@ -1,7 +1,7 @@
 """COCO's JSON: images, categories and annotations with boxes and outlines, in one file beside a folder of images.
 
-What the file says is checked before it is believed: numbers that are none, identities that stand twice or nowhere, boxes
-that cannot be.  An annotation that is wrong is left out with its reason; a file whose frame is wrong is refused.
+What the file says is checked before it is believed: numbers that are none, identities that stand twice or nowhere,
+boxes that cannot be.  An annotation that is wrong is left out with its reason; a file whose frame is wrong is refused.
 """
 
 import json
@@ -33,11 +33,12 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
     boxes: dict[int, list[tuple[float, float, float, float]]] = {number: [] for number in pictures}
     labels: dict[int, list[int]] = {number: [] for number in pictures}
     aside: dict[int, list[bool]] = {number: [] for number in pictures}
+    areas: dict[int, list[float]] = {number: [] for number in pictures}
     sizes = {number: (_side(path, each, "height"), _side(path, each, "width")) for number, each in pictures.items()}
     problems, seen = [], set[int]()
     for index, annotation in enumerate(told["annotations"]):
         try:
-            number, category, box, crowd = _annotation(annotation, seen)
+            number, category, box, crowd, area = _annotation(annotation, seen)
             if number not in pictures:
                 raise ValueError(f"image_id {number} is none of the file's images")
             if category not in place:
@@ -45,6 +46,7 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
             left, top, across, down = box
             height, width = sizes[number]
             boxes[number].append(on_image((left, top, left + across, top + down), height, width))
+            areas[number].append(across * down if area is None else area)
             labels[number].append(place[category])
             aside[number].append(crowd)
         except ValueError as problem:
@@ -59,7 +61,7 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
         paths=tuple(folder / name for name in names.values()),
         names=tuple(names.values()),
         sizes=tuple(sizes.values()),
-        objects=tuple(objects(boxes[number], labels[number], aside[number]) for number in pictures),
+        objects=tuple(objects(boxes[number], labels[number], aside[number], areas[number]) for number in pictures),
         classes=classes,
         origin=f"COCO annotations {path.name}",
         problems=tuple(problems),
@@ -97,7 +99,8 @@ def _by_id(path: Path, told: dict[str, Any], part: str) -> dict[int, dict[str, A
     return dict(sorted(found.items())) if part == "categories" else found
 
 
-def _annotation(told: Any, seen: set[int]) -> tuple[int, int, tuple[float, float, float, float], bool]:
+def _annotation(told: Any, seen: set[int]) -> tuple[int, int, tuple[float, float, float, float], bool, float | None]:
+    """Image, category, box (left, top, width, height), whether it is a crowd, the outline's area where it is told."""
     if not isinstance(told, dict):
         raise ValueError("it is not an object")
     for name in ("id", "image_id", "category_id"):
@@ -115,7 +118,10 @@ def _annotation(told: Any, seen: set[int]) -> tuple[int, int, tuple[float, float
         left, top, across, down = map(float, box)
     except OverflowError:
         raise ValueError(f"its bbox {_short(box)} is beyond all numbers") from None
-    return told["image_id"], told["category_id"], (left, top, across, down), bool(told.get("iscrowd", 0))
+    area = told.get("area")
+    if area is not None and (not _is_number(area) or not 0 <= area < 1e18):
+        raise ValueError(f"its area is {_short(area)}, not a number of square pixels")
+    return told["image_id"], told["category_id"], (left, top, across, down), bool(told.get("iscrowd", 0)), area
 
 
 def _folder(path: Path, images: Path | None, pictures: dict[int, dict[str, Any]]) -> Path:

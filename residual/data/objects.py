@@ -7,6 +7,7 @@ Shapes: N images, M objects on one.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,12 +29,14 @@ class Objects:
 
     boxes: (M, 4).  labels: (M,), counted from 0.
     aside: (M,) neither to be found nor wrong to be found: VOC's difficult objects, COCO's crowds.
+    areas: (M,) square pixels, of the outline where the annotation tells it (COCO), else of the box.
     masks: (M, H, W) bool, or None.
     """
 
     boxes: Floats
     labels: Integers
     aside: Flags
+    areas: Floats
     masks: Flags | None = None
 
     def __len__(self) -> int:
@@ -64,17 +67,25 @@ class ObjectImages:
         """SHA-256 over names, classes and objects, in their order; of the files' bytes the readers know nothing yet."""
         digest = hashlib.sha256(repr((self.classes, self.names, self.sizes)).encode("utf-8", "surrogateescape"))
         for here in self.objects:
-            for values in (here.boxes, here.labels, here.aside):
+            for values in (here.boxes, here.labels, here.aside, here.areas):
                 digest.update(np.ascontiguousarray(values).tobytes())
         return digest.hexdigest()
 
 
-def objects(boxes: list[tuple[float, float, float, float]], labels: list[int], aside: list[bool]) -> Objects:
-    """Lists become arrays, also where they are empty."""
+def objects(
+    boxes: Sequence[Sequence[float]],
+    labels: Sequence[int],
+    aside: Sequence[bool] | None = None,
+    areas: Sequence[float] | None = None,
+) -> Objects:
+    """Lists become arrays, also where they are empty.  Without `areas`, those of the boxes."""
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    sides = corners[:, 2:] - corners[:, :2]
     return Objects(
-        boxes=np.array(boxes, np.float64).reshape(-1, 4),
+        boxes=corners,
         labels=np.array(labels, np.int64),
-        aside=np.array(aside, np.bool_),
+        aside=np.array([False] * len(corners) if aside is None else aside, np.bool_),
+        areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(areas, np.float64),
     )
 
 

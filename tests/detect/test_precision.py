@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from residual.data.objects import Objects
+from residual.data.objects import objects as made
 from residual.detect.detections import Detections
 from residual.detect.precision import match, mean_average_precision
 
@@ -62,13 +63,7 @@ def case(seed: int) -> tuple[list[Detections], list[Objects], list, dict]:
         mine = [(rng.randrange(6) / 5, b) for b in mine]  # equal scores happen
         truth[image] = here
         found += [(image, score, b) for score, b in mine]
-        objects.append(
-            Objects(
-                boxes=np.array([b for b, _ in here], float).reshape(-1, 4),
-                labels=np.zeros(len(here), np.int64),
-                aside=np.array([d for _, d in here], bool),
-            )
-        )
+        objects.append(made([b for b, _ in here], [0] * len(here), [d for _, d in here]))
         detections.append(
             Detections(
                 boxes=np.array([b for _, b in mine], float).reshape(-1, 4),
@@ -95,7 +90,7 @@ def test_a_thousand_random_cases_agree_with_the_devkit(form: str):
 
 def two_classes() -> tuple[list[Detections], list[Objects]]:
     boxes = np.array([[0, 0, 10, 10], [20, 20, 30, 30], [40, 0, 50, 10]], float)
-    objects = Objects(boxes=boxes, labels=np.array([0, 1, 1]), aside=np.array([False, False, True]))
+    objects = made(boxes, [0, 1, 1], [False, False, True])
     found = Detections(boxes=boxes, labels=np.array([0, 1, 1]), scores=np.array([0.9, 0.8, 0.95]))
     return [found], [objects]
 
@@ -111,7 +106,7 @@ def test_planted_faults_change_the_number():
     detections, objects = two_classes()
     swapped = [Detections(boxes=d.boxes, labels=1 - d.labels, scores=d.scores) for d in detections]
     assert mean_average_precision(swapped, objects, 2)[0] == 0
-    counted = [Objects(boxes=o.boxes, labels=o.labels, aside=np.zeros(3, bool)) for o in objects]
+    counted = [made(o.boxes, o.labels) for o in objects]
     nothing_of_it = [Detections(boxes=d.boxes[:2], labels=d.labels[:2], scores=d.scores[:2]) for d in detections]
     assert mean_average_precision(nothing_of_it, objects, 2)[0] == 100
     assert mean_average_precision(nothing_of_it, counted, 2, form="area")[0] == 75
@@ -134,6 +129,6 @@ def test_unequal_lists_and_empty_truth_are_refused():
     detections, objects = two_classes()
     with pytest.raises(ValueError, match="detections for 2 images and objects for 1"):
         match(detections * 2, objects, 0)
-    nothing = [Objects(boxes=np.zeros((0, 4)), labels=np.zeros(0, np.int64), aside=np.zeros(0, bool))]
+    nothing = [made([], [])]
     with pytest.raises(ValueError, match="no image has an object"):
         mean_average_precision(detections, nothing, 2)
