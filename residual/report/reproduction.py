@@ -55,6 +55,7 @@ class Row(Struct, frozen=True, kw_only=True):
     short: Short | None = None
     seconds: float | None = None
     hardware: str = ""
+    planted: bool = False  # wrong on purpose: it must differ, or the test is no test
 
 
 class Claim(Struct, frozen=True, kw_only=True):
@@ -129,7 +130,8 @@ class Section:
     record: Record
     panels: "list[tuple[str, Markup]]"
     paper: bool  # whether it has a column of the paper's numbers
-    unit: str  # where it is the same in all rows
+    tables: tuple[tuple[str, list[Row]], ...]  # the rows by unit
+    timed: bool  # whether a row took time worth a column
     tally: tuple[tuple[str, int], ...]  # verdicts and how many of each
     shortened: str
     budget: str
@@ -163,13 +165,15 @@ def write_reproduction(folder: Path) -> Path:
 
 def section(record: Record) -> Section:
     """Everything of one experiment that the template does not reckon itself."""
+    units = dict.fromkeys(row.unit for row in record.rows)
     told = [row.short for row in record.rows] + [claim.short for claim in record.claims]
     shorts = {short for short in told if short is not None}
     return Section(
         record=record,
         panels=panels(record),
         paper=any(row.paper is not None for row in record.rows),
-        unit=record.rows[0].unit if len({row.unit for row in record.rows}) == 1 else "",
+        tables=tuple((unit, [row for row in record.rows if row.unit == unit]) for unit in units),
+        timed=any(row.seconds for row in record.rows),
         tally=_tally(_verdicts(record)),
         shortened=" and ".join(f"{short.iterations:,} of {short.of:,}" for short in sorted(shorts, key=_length)),
         budget="" if record.budget is None else page.duration(record.budget),
@@ -204,12 +208,12 @@ def panels(record: Record) -> "list[tuple[str, Markup]]":
 
 
 def number(value: float | None, unit: str) -> str:
-    """As many digits as the unit deserves: 8.75 for a percentage, 25,557,032 for a count."""
+    """As many digits as the unit deserves: 8.75 for a percentage, 25,557,032 for a count, 1.8 for billions."""
     if value is None:
         return "–"
-    if "%" in unit or abs(value) < 1000:
-        return f"{value:.4g}" if abs(value) < 1 and "%" not in unit else f"{value:.2f}"
-    return f"{value:,.0f}" if value < 1e7 or value == int(value) else f"{value:.4g}"
+    if "%" in unit:
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.4g}"
 
 
 def remark(paper: Printed, unit: str) -> str:
@@ -231,7 +235,8 @@ def spread(row: Row) -> str:
 
 
 def _verdicts(record: Record) -> list[str]:
-    given = [row.verdict for row in record.rows] + [claim.verdict for claim in record.claims]
+    rows = [AGREES if row.planted and row.verdict == DIFFERS else row.verdict for row in record.rows]
+    given = rows + [claim.verdict for claim in record.claims]
     return [verdict for verdict in given if verdict != CITED]
 
 

@@ -136,10 +136,18 @@ def test_a_folder_without_records_is_refused_in_words(tmp_path: Path):
 @pytest.mark.parametrize(
     ("value", "unit", "told"),
     [(8.75, "% test error", "8.75"), (25_557_032, "parameters", "25,557,032"), (3.857973248e9, "MACs", "3,857,973,248"),
-     (1.8e9, "multiply-adds", "1,800,000,000"), (0.27, "million parameters", "0.27"), (None, "%", "–")],
+     (1.8, "billion multiply-adds", "1.8"), (0.27, "million parameters", "0.27"), (None, "%", "–")],
 )  # fmt: skip
 def test_numbers_are_told_as_their_unit_deserves(value: float | None, unit: str, told: str):
     assert number(value, unit) == told
+
+
+def test_a_row_planted_wrong_must_differ_and_counts_as_right_when_it_does(tmp_path: Path):
+    planted = {"name": "wrong", "unit": "G", "verdict": "differs", "ours": [4.09], "mean": 4.09, "planted": True}
+    text = words(write(tmp_path, table(rows=[planted])))
+    assert "wrong 4.09 differs, as it must" in text
+    assert "1 agrees" in text
+    assert "1 differs" not in text
 
 
 def test_a_single_printed_number_has_no_remark():
