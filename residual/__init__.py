@@ -3,7 +3,8 @@
 import residual
 
 model = residual.create_model("resnet20")            # random weights
-model = residual.load("runs/resnet20")               # what a run has trained
+model = residual.load("runs/resnet20")               # what a run has trained, or anybody's file of weights
+model = residual.load("resnet50", weights="torchvision", download=True)
 residual.list_models()
 """
 

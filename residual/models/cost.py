@@ -41,7 +41,10 @@ def stages(description: Description, image: int | None = None) -> list[Stage]:
     weights = description.channels * width * (7 if large else 3) ** dims
     side = half(side) if large else side
     stem_macs = weights * side**dims
-    side = half(side) if large else side  # max-pooling
+    if large:  # max-pooling
+        side = side // 2 if description.stem_pool == "ceil" else half(side)
+    if not side:
+        raise ValueError("the image is too small for this network: pooling without a border leaves no pixel of it")
     rows = [
         Stage(
             name="stem",

@@ -41,6 +41,7 @@ class Description:
     stem: Literal["imagenet", "cifar"]  # 7x7 stride 2 and max-pooling, or 3x3 stride 1
     stem_width: int
     stem_bias: bool = False  # the released Caffe ResNet-50 has one
+    stem_pool: Literal["padded", "ceil"] = "padded"  # one pixel of border, or none and a window over the edge (Caffe)
     shortcut: Shortcut = "B"
     order: Order = "original"
     stride_in: Literal["first", "middle"] = "first"  # of a bottleneck: first 1x1 (the paper), or 3x3 ("v1.5")
@@ -59,6 +60,7 @@ class Description:
         choices = {
             "block": ("basic", "bottleneck"),
             "stem": ("imagenet", "cifar"),
+            "stem_pool": ("padded", "ceil"),
             "shortcut": get_args(Shortcut),
             "order": get_args(Order),
             "stride_in": ("first", "middle"),
@@ -94,6 +96,11 @@ class Description:
             raise ValueError(
                 f"inner is {self.inner}, but only a bottleneck has an inner width; "
                 "set inner=1 and widen basic blocks by `widths`"
+            )
+        if self.stem_pool == "ceil" and self.stem != "imagenet":
+            raise ValueError(
+                f'stem_pool="ceil" is Caffe\'s way of pooling, but stem {self.stem!r} does not pool; '
+                'set stem_pool="padded" or stem="imagenet"'
             )
         if basic and self.stride_in == "middle":
             raise ValueError(

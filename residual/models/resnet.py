@@ -77,7 +77,8 @@ class ResNet(nn.Module):
 class Stem(nn.Module):
     """From pixels to the first stage: 7x7 stride 2 and 3x3 max-pooling for photographs, one 3x3 for CIFAR.
 
-    (N, channels, *) -> (N, stem_width, *); each spatial axis becomes a quarter, rounded up, or stays.
+    (N, channels, *) -> (N, stem_width, *); each spatial axis becomes a quarter, rounded up, or stays.  Caffe's
+    pooling has no border and lets its last window reach over the edge: the second halving rounds down.
     A pre-activation net's first unit finds its activation done here, before its paths split.
     """
 
@@ -88,7 +89,9 @@ class Stem(nn.Module):
         self.conv = convolution(description.channels, width, kernel, stride, dims=dims, bias=description.stem_bias)
         self.norm = norm(width, dims=dims)
         pools = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-        self.pool = pools[dims](3, stride=2, padding=1) if large else None
+        over_the_edge = description.stem_pool == "ceil"
+        pool = pools[dims](3, stride=2, padding=0 if over_the_edge else 1, ceil_mode=over_the_edge)
+        self.pool = pool if large else None
 
     def forward(self, images: Tensor) -> Tensor:
         x = relu(self.norm(self.conv(images)))

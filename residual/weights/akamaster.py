@@ -16,10 +16,11 @@ from torch import Tensor
 from residual.data.transforms import Preprocessing
 from residual.models.catalog import cifar
 from residual.models.description import Description
-from residual.weights.architecture import check_shapes
+from residual.weights.architecture import check_shapes, count_batches, renamed, shapes_of
 from residual.weights.card import Card
-from residual.weights.pickles import BadWeights
+from residual.weights.files import BadWeights
 
+NAME = "akamaster"
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PREPROCESSING = Preprocessing(
     size=32,
@@ -42,30 +43,17 @@ NAMES = (  # theirs -> ours
 )
 
 
-def recognises(names: Mapping[str, object]) -> bool:
+def recognises(tensors: Mapping[str, object]) -> bool:
     """Whether these are the names of an akamaster network (without the "module." of nn.DataParallel)."""
-    return {"conv1.weight", "layer1.0.conv1.weight", "layer3.0.bn2.weight", "linear.weight"} <= names.keys()
+    return {"conv1.weight", "layer1.0.conv1.weight", "layer3.0.bn2.weight", "linear.weight"} <= tensors.keys()
 
 
 def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
     """Our tensors and their card from theirs; the depth is counted from the names."""
-    renamed, unknown = {}, []
-    for name, tensor in tensors.items():
-        ours = rename(name)
-        if ours is None:
-            unknown.append(name)
-        else:
-            renamed[ours] = tensor
-    if unknown:
-        raise BadWeights(
-            f"{len(unknown)} tensors are not of an akamaster network with option A, the first is "
-            f"{unknown[0][:200]!r} {tuple(tensors[unknown[0]].shape)}; only its published CIFAR "
-            "networks are converted"
-        )
-    description = describe(renamed)
-    for name in [name for name in renamed if name.endswith("running_mean")]:  # PyTorch 0.4.0 did not count
-        renamed.setdefault(name.replace("running_mean", "num_batches_tracked"), torch.tensor(0))
-    check_shapes({name: tuple(tensor.shape) for name, tensor in renamed.items()}, description)
+    made = renamed(tensors, ours, "an akamaster network with option A, of its published CIFAR networks")
+    description = describe(made)
+    count_batches(made)  # PyTorch 0.4.0 did not count
+    check_shapes(shapes_of(made), description)
     count = description.classes
     classes = CLASSES if count == len(CLASSES) else tuple(f"class {i}" for i in range(count))
     card = Card(
@@ -73,16 +61,16 @@ def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
         model=description,
         classes=classes,
         preprocessing=PREPROCESSING,
-        history={"layout": "akamaster", "source": SOURCE},
+        history={"layout": NAME, "source": SOURCE},
     )
-    return reorder(renamed, description.widths), card
+    return reorder(made, description.widths), card
 
 
-def rename(name: str) -> str | None:
+def ours(name: str) -> str | None:
     """Our name for one of theirs; None if it is none of theirs."""
-    for theirs, ours in NAMES:
+    for theirs, here in NAMES:
         if found := re.fullmatch(theirs, name, re.ASCII):
-            return found.expand(ours)
+            return found.expand(here)
     return None
 
 

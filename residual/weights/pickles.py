@@ -1,9 +1,10 @@
-"""Tensors out of files written by `torch.save`, read as data: nothing in the file is ever called.
+"""Tensors out of files written by `torch.save` or `pickle.dump`, read as data: nothing in the file is ever called.
 
-A pickle is a program for a small stack machine.  We run the few instructions that `torch.save` needs to write
-tensors, numbers, strings, lists and dicts; the names it mentions are compared with `KNOWN`, never imported.
-Everything else, however harmless, is refused.  Both containers are read: the zip archive of PyTorch 1.6 and
-later, and the older file of several pickles followed by raw storages.
+A pickle is a program for a small stack machine.  We run the few instructions that are needed to write tensors,
+NumPy arrays, numbers, strings, lists and dicts; the names it mentions are compared with `KNOWN`, never imported.
+Everything else, however harmless, is refused.  Three containers are read: the zip archive of PyTorch 1.6 and
+later, the older file of several pickles followed by raw storages, and a bare pickle of arrays (protocol 2 or later,
+of Python 2 as well), as Detectron's are.
 """
 
 import io
@@ -14,43 +15,52 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
 
-Value: TypeAlias = "Tensor | str | int | float | list[Value] | tuple[Value, ...] | dict[str | int, Value] | None"
+from residual.weights.arrays import BFLOAT16, MAX_DIMENSIONS, MAX_TENSORS, Array
+from residual.weights.files import MAX_FILE, BadWeights, naming, open_file
 
-MAX_FILE = 2 << 30  # bytes
+NAME = "torch.save"  # and pickle.dump
+
+Value: TypeAlias = "Array | str | int | float | list[Value] | tuple[Value, ...] | dict[str | int, Value] | None"
+
 MAX_ENTRIES = 10_000  # files in one zip archive
 MAX_DIRECTORY = 4 << 20  # bytes of a zip archive's list of entries
 MAX_PICKLE = 64 << 20  # bytes of instructions
-MAX_INSTRUCTIONS = 2_000_000
+MAX_INSTRUCTIONS = 1_000_000
 MAX_MEMO = 100_000
 MAX_DEPTH = 64
-MAX_TENSORS = 20_000
 MAX_VALUES = 100_000  # in the whole tree, each counted as often as it is mentioned
-MAX_DIMENSIONS = 8
 MAX_INTEGER = 1 << 127
+MAX_LINE = 1 << 16  # bytes of an instruction's argument in text
+MAX_TEXT = 1 << 16  # bytes of Python 2's strings that may be text; longer ones are numbers
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from before PyTorch 1.6
 PROTOCOL = 1001  # the second
 
-STORAGES = {
-    "torch.FloatStorage": torch.float32,
-    "torch.DoubleStorage": torch.float64,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.ByteStorage": torch.uint8,
-    "torch.CharStorage": torch.int8,
-    "torch.ShortStorage": torch.int16,
-    "torch.IntStorage": torch.int32,
-    "torch.LongStorage": torch.int64,
-    "torch.BoolStorage": torch.bool,
+STORAGES: dict[str, np.dtype[Any]] = {
+    "torch.FloatStorage": np.dtype("<f4"),
+    "torch.DoubleStorage": np.dtype("<f8"),
+    "torch.HalfStorage": np.dtype("<f2"),
+    "torch.BFloat16Storage": BFLOAT16,
+    "torch.ByteStorage": np.dtype("u1"),
+    "torch.CharStorage": np.dtype("i1"),
+    "torch.ShortStorage": np.dtype("<i2"),
+    "torch.IntStorage": np.dtype("<i4"),
+    "torch.LongStorage": np.dtype("<i8"),
+    "torch.BoolStorage": np.dtype("?"),
 }
+ARRAY, ARRAY_OF_BUFFER, SCALAR = (  # NumPy 2 moved them
+    {f"numpy.core.{name}", f"numpy._core.{name}"}
+    for name in ("multiarray._reconstruct", "numeric._frombuffer", "multiarray.scalar")
+)
+TYPES = {code: np.dtype(code) for code in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")}
+OPCODES = {opcode.code: opcode for opcode in pickletools.opcodes}
+LENGTHS = {"BINSTRING": "<i", "BINBYTES": "<I", "BINBYTES8": "<Q", "BYTEARRAY8": "<Q"}  # before their argument
 KNOWN = {
     "collections.OrderedDict",
     "torch.Size",
@@ -58,15 +68,50 @@ KNOWN = {
     "torch._utils._rebuild_tensor_v2",
     "torch._utils._rebuild_parameter",
     *STORAGES,
+    *ARRAY,
+    *ARRAY_OF_BUFFER,
+    *SCALAR,
+    "numpy.ndarray",
+    "numpy.dtype",
+    "_codecs.encode",  # bytes, in a pickle for Python 2,
+    "__builtin__.bytes",  # and no bytes
 }
 
 
-class BadWeights(ValueError):
-    """A file of weights that is broken, unsafe, or not what was asked for."""
+NESTS = (  # where checkpoints keep their tensors
+    "state_dict",
+    "model",
+    "net",
+    "model_state_dict",
+    "state_dict_ema",
+    "blobs",
+)
+
+
+def recognises(head: bytes, path: str | os.PathLike[str]) -> bool:
+    """Whether a file is an archive, or begins like a pickle of protocol 2 or later."""
+    return head.startswith((b"PK\x03\x04", b"\x80")) or head[257:262] == b"ustar"
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Array]:
+    """The tensors of a state dict by name, alone or in a checkpoint; "module." taken away."""
+    value = read_tensors(path)
+    for nest in NESTS:
+        inner = value.get(nest)
+        if isinstance(inner, dict):
+            value = inner
+            break
+    tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, np.ndarray)}
+    if not tensors:
+        held = ", ".join(sorted(map(str, value))[:5]) or "nothing"
+        raise BadWeights(f"there are no named tensors in it (it holds {held[:200]}); save the network's state_dict()")
+    if all(name.startswith("module.") for name in tensors):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def read_tensors(path: str | os.PathLike[str]) -> dict[str | int, Value]:
-    """The dict that was given to `torch.save`: tensors, numbers, strings, and lists and dicts of them.
+    """The dict that was saved: tensors and arrays, numbers, strings, and lists and dicts of them.
 
     Attributes of an OrderedDict (a state dict's `_metadata`) are dropped.  Tensors that shared a storage
     still do.  Refuses, as `BadWeights`, whatever else the file holds and what exceeds this module's limits.
@@ -75,41 +120,10 @@ def read_tensors(path: str | os.PathLike[str]) -> dict[str | int, Value]:
         warnings.simplefilter("ignore", DeprecationWarning)  # pickletools on odd escapes in text
         if file.read(4) == b"PK\x03\x04":
             return _read_archive(file)
-        return _read_legacy(file)
+        return _read_pickles(file)
 
 
-@contextmanager
-def naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever goes wrong with a file of weights is a `BadWeights` that begins with its path."""
-    name = repr(os.fspath(path))
-    try:
-        yield
-    except OSError as problem:
-        raise BadWeights(f"{name} was not read: {problem.strerror or problem}") from None
-    except ValueError as problem:
-        if str(problem).startswith(name):
-            raise
-        raise BadWeights(f"{name} was not read: {problem}") from None
-
-
-def open_file(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file of bounded size; `BadWeights` for anything else."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe must not block us
-    try:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise BadWeights("it is a folder, not a file of weights")
-        if not stat.S_ISREG(status.st_mode):
-            raise BadWeights("it is a pipe or a device; weights are read from regular files only")
-        if status.st_size > MAX_FILE:
-            raise BadWeights(f"it has {status.st_size:,} bytes; the limit is {MAX_FILE:,}")
-        return os.fdopen(descriptor, "rb")
-    except BadWeights:
-        os.close(descriptor)
-        raise
-
-
-# --- the two containers -------------------------------------------------------------------------------------
+# --- the three containers -------------------------------------------------------------------------------------
 
 
 def _read_archive(file: BinaryIO) -> dict[str | int, Value]:
@@ -222,34 +236,48 @@ def _entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _read_legacy(file: BinaryIO) -> dict[str | int, Value]:
-    """Five pickles (magic number, protocol, machine, the object, the keys of its storages), then storages."""
+def _read_pickles(file: BinaryIO) -> dict[str | int, Value]:
+    """One pickle that is all there is, or the first of PyTorch's."""
     file.seek(0)
-    window = io.BytesIO(file.read(MAX_PICKLE))
-    if window.getvalue()[257:262] == b"ustar":
+    head = file.read(512)
+    if head[257:262] == b"ustar":
         raise BadWeights(
             "it is a tar archive from before PyTorch 0.2; load and save it again with a PyTorch of its time"
         )
+    file.seek(0)
+    stream = _Stream(file, os.fstat(file.fileno()).st_size)
+    machine = _Machine()
     try:
-        magic = _Machine().run(window)
+        first = machine.run(stream)
     except BadWeights:
-        magic = None
-    if magic != MAGIC:
-        start = window.getvalue()[:8]
-        raise BadWeights(f"torch.save did not write it (it begins with {start!r}); give what it or safetensors wrote")
-    if _Machine().run(window) != PROTOCOL:
+        if head.startswith(b"\x80"):
+            raise
+        first = None
+    if first == MAGIC and type(first) is int:
+        return _read_legacy(file, stream)
+    if type(first) is not dict:
+        raise BadWeights(f"no weights are saved like this (it begins with {head[:8]!r}); give what torch.save wrote")
+    if machine.storages:
+        raise BadWeights("it speaks of storages, and has none")
+    if stream.read(1):
+        raise BadWeights("there are bytes after its pickle")
+    return _Tree({}).root(first)
+
+
+def _read_legacy(file: BinaryIO, stream: "_Stream") -> dict[str | int, Value]:
+    """Five pickles (magic number, protocol, machine, the object, the keys of its storages), then storages."""
+    if _Machine().run(stream) != PROTOCOL:
         raise BadWeights(f"its protocol is not {PROTOCOL}, the only one PyTorch wrote before 1.6")
-    machine_info = _Machine().run(window)
+    machine_info = _Machine().run(stream)
     if not isinstance(machine_info, dict) or machine_info.get("little_endian") is not True:
         raise BadWeights("its numbers are not little-endian; save it again on a little-endian machine")
     machine = _Machine()
-    tree = machine.run(window)
-    keys = _Machine().run(window)
+    tree = machine.run(stream)
+    keys = _Machine().run(stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
         raise BadWeights("its list of storages is broken")
     if len(set(keys)) != len(keys) or set(keys) != machine.storages.keys():
         raise BadWeights("its list of storages is not the one its pickle speaks of")
-    file.seek(window.tell())
     contents = {}
     for key in keys:
         storage = machine.storages[key]
@@ -262,6 +290,22 @@ def _read_legacy(file: BinaryIO) -> dict[str | int, Value]:
     if file.read(1):
         raise BadWeights("there are bytes after its last storage")
     return _Tree(contents).root(tree)
+
+
+class _Stream:
+    """A file to read instructions from, that is never asked for more than it has."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def read(self, count: int) -> bytes:
+        return self.file.read(max(0, min(count, self.size - self.file.tell())))
+
+    def readline(self) -> bytes:
+        return self.file.readline(MAX_LINE)
 
 
 # --- the stack machine --------------------------------------------------------------------------------------
@@ -277,7 +321,7 @@ class _Name:
 @dataclass(frozen=True)
 class _Storage:
     key: str
-    dtype: torch.dtype
+    dtype: np.dtype[Any]
     count: int  # numbers
 
     @property
@@ -285,14 +329,12 @@ class _Storage:
         """Bytes."""
         return self.count * self.dtype.itemsize
 
-    def fill(self, content: bytes) -> Tensor:
+    def fill(self, content: bytes) -> Array:
         if len(content) != self.length:
             raise BadWeights(f"storage {self.key!r} has {len(content):,} bytes instead of {self.length:,}")
-        if self.dtype == torch.bool and content.strip(b"\x00\x01"):
+        if self.dtype == np.bool_ and content.strip(b"\x00\x01"):
             raise BadWeights(f"storage {self.key!r} should hold true and false, but holds other bytes")
-        if not content:
-            return torch.empty(0, dtype=self.dtype)
-        return torch.frombuffer(bytearray(content), dtype=self.dtype)
+        return np.frombuffer(content, dtype=self.dtype)
 
 
 @dataclass(frozen=True)
@@ -324,11 +366,26 @@ class _View:
                 f"a tensor of shape {self.size} reaches outside its storage of {self.storage.count:,} numbers"
             )
 
-    def on(self, storage: Tensor) -> Tensor:
+    def on(self, storage: Array) -> Array:
         if 0 in self.size:
-            return torch.empty(self.size, dtype=storage.dtype)
-        stride = [min(step, MAX_FILE) for step in self.stride]  # only where an axis has length 1 is it larger
-        return storage.as_strided(self.size, stride, self.offset)
+            return np.empty(self.size, dtype=storage.dtype)
+        width = storage.dtype.itemsize
+        stride = [width * min(step, MAX_FILE) for step in self.stride]  # only where an axis has length 1 is it larger
+        return np.ndarray(self.size, storage.dtype, storage, width * self.offset, stride)
+
+
+@dataclass
+class _Type:
+    """A type of NumPy's; its byte order comes after it."""
+
+    dtype: np.dtype[Any]
+
+
+@dataclass
+class _Array:
+    """An array of NumPy's, whose numbers come after it."""
+
+    array: Array | None = None
 
 
 @dataclass
@@ -336,11 +393,12 @@ class _Machine:
     """One run of the stack machine; `storages` are those the pickle mentions."""
 
     storages: dict[str, _Storage] = field(default_factory=dict)
+    encoded: int = 0  # bytes made from text
     stack: list[object] = field(default_factory=list)
     marks: list[int] = field(default_factory=list)  # heights of the stack
     memo: dict[int, object] = field(default_factory=dict)
 
-    def run(self, stream: io.BytesIO) -> object:
+    def run(self, stream: "io.BytesIO | _Stream") -> object:
         """Run the pickle that begins here, and leave the stream behind it."""
         for number, (name, argument, position) in enumerate(_instructions(stream)):
             if number >= MAX_INSTRUCTIONS:
@@ -376,6 +434,7 @@ class _Machine:
             case (
                 "BININT" | "BININT1" | "BININT2" | "LONG1" | "LONG4" | "BINFLOAT"
                 | "BINSTRING" | "SHORT_BINSTRING" | "BINUNICODE" | "SHORT_BINUNICODE" | "BINUNICODE8"
+                | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8" | "BYTEARRAY8"
             ):  # fmt: skip
                 if isinstance(argument, int) and abs(argument) > MAX_INTEGER:
                     raise BadWeights("it holds an integer of more than 127 bits")
@@ -413,11 +472,10 @@ class _Machine:
                 push(_known(f"{module}.{attribute}"))
             case "REDUCE":
                 function, arguments = self.pop(2)
-                push(_reduce(function, arguments))
+                push(self.reduce(function, arguments))
             case "BUILD":
                 (state,) = self.pop(1)
-                if not self.stack or type(self.stack[-1]) is not dict or type(state) is not dict:
-                    raise BadWeights("its pickle sets attributes of something that has none")
+                self.build(self.stack[-1] if self.stack else None, state)
             case "BINPERSID":
                 push(self.storage(self.pop(1)[0]))
             case _:
@@ -459,6 +517,39 @@ class _Machine:
             raise BadWeights("its pickle sets items of something that is no dict")
         _fill(target, list(zip(items[::2], items[1::2], strict=True)))
 
+    def reduce(self, function: object, arguments: object) -> object:
+        """What calling `function` would have made, for those we know, without calling anything."""
+        match function, arguments:
+            case _Name("_codecs.encode"), (str(text), "latin1"):
+                return self.encode(text)
+            case _Name(name), (_Type(dtype), (str() | bytes()) as numbers) if name in SCALAR:
+                return _numbers(self.encode(numbers), (), dtype, "C").item()
+        return _reduce(function, arguments)
+
+    def build(self, target: object, state: object) -> None:
+        """Give an object its state.  That of a dict, such as a state dict's `_metadata`, is dropped."""
+        match target, state:
+            case dict(), dict():
+                pass
+            case _Type(dtype), (3 | 4, ("<" | ">" | "|" | "=") as order, None, None, None, -1, -1, 0, *_):
+                target.dtype = dtype.newbyteorder(order)
+            case _Array(None), (1, tuple(shape), _Type(dtype), bool() | 0 | 1 as columns, (str() | bytes()) as numbers):
+                target.array = _numbers(self.encode(numbers), shape, dtype, "F" if columns else "C")
+            case _:
+                raise BadWeights("its pickle sets attributes of something that has none, or others than it has")
+
+    def encode(self, text: str | bytes) -> bytes:
+        """Bytes, which Python 2 and pickles for it write as text."""
+        if isinstance(text, bytes):
+            return text
+        self.encoded += len(text)
+        if self.encoded > MAX_FILE:
+            raise BadWeights(f"its pickle makes more than {MAX_FILE:,} bytes out of text")
+        try:
+            return text.encode("latin-1")
+        except UnicodeEncodeError:
+            raise BadWeights("its pickle takes for bytes a text with other characters") from None
+
     def storage(self, identity: object) -> _Storage:
         """A storage from its persistent id: ("storage", type, key, device, count), in old files a view."""
         match identity:
@@ -480,16 +571,33 @@ class _Machine:
         return storage
 
 
-def _instructions(stream: io.BytesIO) -> Iterator[tuple[str, object, int]]:
-    """Name, argument and position of every instruction; `pickletools` parses, and runs nothing."""
+def _instructions(stream: "io.BytesIO | _Stream") -> Iterator[tuple[str, object, int]]:
+    """Name, argument and position of every instruction; `pickletools` parses, and runs nothing.
+
+    What may be long, we read ourselves: as the bytes it is, without a copy.
+    """
     start = stream.tell()
-    try:
-        for opcode, argument, position in pickletools.genops(stream):
-            yield opcode.name, argument, (position or start) - start
-    except BadWeights:
-        raise
-    except (ValueError, OverflowError, struct.error) as problem:
-        raise BadWeights(f"its pickle is damaged or cut short: {str(problem)[:200]}") from None
+    while True:
+        position = stream.tell() - start
+        code = stream.read(1)
+        opcode = OPCODES.get(code.decode("latin-1"))
+        if opcode is None:
+            raise BadWeights(f"its pickle is damaged or cut short: {code!r} at byte {position} is no instruction")
+        argument: object = None
+        try:
+            if opcode.name in LENGTHS:
+                layout = LENGTHS[opcode.name]
+                (length,) = struct.unpack(layout, stream.read(struct.calcsize(layout)))
+                content = stream.read(max(length, 0))
+                if length != len(content):
+                    raise ValueError(f"{length:,} bytes should follow, and do not")
+                text = opcode.name == "BINSTRING" and length <= MAX_TEXT
+                argument = content.decode("latin-1") if text else content
+            elif opcode.arg is not None:
+                argument = opcode.arg.reader(stream)  # type: ignore[arg-type]
+        except (ValueError, OverflowError, struct.error) as problem:
+            raise BadWeights(f"its pickle is damaged or cut short: {str(problem)[:200]}") from None
+        yield opcode.name, argument, position
 
 
 def _known(name: str) -> _Name:
@@ -502,8 +610,15 @@ def _known(name: str) -> _Name:
 
 
 def _reduce(function: object, arguments: object) -> object:
-    """What calling `function` would have made, for the five functions we know, without calling anything."""
     match function, arguments:
+        case _Name("numpy.dtype"), (str(code), bool() | 0 | 1, bool() | 0 | 1) if code in TYPES:
+            return _Type(TYPES[code])
+        case _Name(name), (_Name("numpy.ndarray"), (0,), "b" | b"b") if name in ARRAY:
+            return _Array()
+        case _Name(name), (bytes(numbers), _Type(dtype), tuple(shape), ("C" | "F") as order) if name in ARRAY_OF_BUFFER:
+            return _Array(_numbers(numbers, shape, dtype, order))
+        case _Name("__builtin__.bytes"), ():
+            return b""
         case _Name("collections.OrderedDict"), ():
             return {}
         case _Name("collections.OrderedDict"), (list(pairs),):  # Python 2
@@ -528,6 +643,22 @@ def _reduce(function: object, arguments: object) -> object:
     raise BadWeights(f"its pickle calls {what} with arguments torch.save does not write")
 
 
+def _numbers(content: bytes, shape: tuple[object, ...], dtype: np.dtype[Any], order: Literal["C", "F"]) -> Array:
+    """An array on these bytes, which are exactly its numbers."""
+    sides = [side for side in shape if type(side) is int and 0 <= side <= MAX_FILE]
+    if len(sides) != len(shape) or len(sides) > MAX_DIMENSIONS:
+        raise BadWeights(f"an array has the shape {str(shape)[:200]}; at most {MAX_DIMENSIONS} whole numbers")
+    if prod(sides) * dtype.itemsize != len(content):
+        raise BadWeights(f"an array of shape {tuple(sides)} and type {dtype} has {len(content):,} bytes")
+    if dtype == np.bool_ and content.strip(b"\x00\x01"):
+        raise BadWeights("an array should hold true and false, but holds other bytes")
+    if not content:
+        if prod(max(side, 1) for side in sides) > MAX_FILE:
+            raise BadWeights(f"an array of shape {tuple(sides)} is larger than any file we read")
+        return np.empty(sides, dtype)
+    return np.frombuffer(content, dtype).reshape(sides, order=order)
+
+
 def _fill(target: dict[object, object], pairs: list[tuple[object, ...]]) -> None:
     for pair in pairs:
         if len(pair) != 2 or type(pair[0]) not in (str, int):
@@ -544,7 +675,7 @@ def _fill(target: dict[object, object], pairs: list[tuple[object, ...]]) -> None
 class _Tree:
     """The values of a pickle with tensors in place; sharing is unfolded, so its size is counted."""
 
-    contents: dict[str, Tensor]
+    contents: dict[str, Array]
     values: int = 0
     tensors: int = 0
 
@@ -569,10 +700,15 @@ class _Tree:
                 if self.tensors > MAX_TENSORS:
                     raise BadWeights(f"it holds more than {MAX_TENSORS:,} tensors")
                 return value.on(self.contents[value.storage.key])
+            case _Array(np.ndarray() as array):
+                self.tensors += 1
+                if self.tensors > MAX_TENSORS:
+                    raise BadWeights(f"it holds more than {MAX_TENSORS:,} tensors")
+                return array
             case list():
                 return [self.build(item, depth + 1) for item in value]
             case tuple():
                 return tuple(self.build(item, depth + 1) for item in value)
             case dict():
                 return {key: self.build(item, depth + 1) for key, item in value.items()}
-        raise BadWeights("it holds a name or a bare storage where a tensor, a number or text should be")
+        raise BadWeights("it holds a name, bytes or a bare storage where a tensor, a number or text should be")

@@ -1,33 +1,65 @@
-"""Whose file is this?  One door to every layout we read: a network that is ready to use, with its card."""
+"""Whose file is this?  One door to every layout we read: a network that is ready to use, with its card.
 
-import hashlib
+A container (how bytes become named tensors) is known by its content, a layout (what the names mean) by the names.
+"""
+
+import io
 import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import torch
 from torch import Tensor
 
+from residual.data.kept import cache_folder
 from residual.models.catalog import catalog
 from residual.models.resnet import ResNet
-from residual.weights import akamaster, safetensors
-from residual.weights.architecture import as_float32, check_values
+from residual.records import write_durably
+from residual.weights import (
+    akamaster,
+    caffe,
+    detectron,
+    facebook,
+    huggingface,
+    keras,
+    published,
+    safetensors,
+    timm,
+    torchvision,
+)
+from residual.weights.architecture import as_float32, check_shapes, check_values, shapes_of
 from residual.weights.card import Card
-from residual.weights.pickles import BadWeights, Value, naming, open_file, read_tensors
+from residual.weights.child import read_apart
+from residual.weights.containers import recognise
+from residual.weights.download import Tell, hashed
+from residual.weights.download import download as fetch
+from residual.weights.files import BadWeights, naming, open_file
 
 WEIGHTS = "model.safetensors"  # in a run folder
-NESTS = (
-    "state_dict",
-    "model",
-    "net",
-    "model_state_dict",
-    "state_dict_ema",
-)  # where checkpoints keep their tensors
-CHUNK = 1 << 20
+OURS = "residual"
+
+
+class Layout(Protocol):
+    """What a module in LAYOUTS offers."""
+
+    NAME: str
+
+    def recognises(self, tensors: Mapping[str, object]) -> bool:
+        """Whether these are its names."""
+
+    def convert(self, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
+        """The tensors by our names, and their card."""
+
+
+LAYOUTS: tuple[Layout, ...] = (akamaster, torchvision, timm, huggingface, caffe, keras, facebook, detectron)
+EXPORTS: dict[str, Callable[[Mapping[str, Tensor], Card], dict[str, Tensor]]] = {
+    torchvision.NAME: torchvision.export,
+    timm.NAME: timm.export,
+}
 
 
 class Loaded(ResNet):
@@ -40,84 +72,126 @@ class Loaded(ResNet):
         self.card = card
 
 
-def load(source: str | os.PathLike[str], *, sha256: str | None = None) -> Loaded:
+def load(
+    source: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    download: bool = False,
+    sha256: str | None = None,
+) -> Loaded:
     """The network of a weights file or a run folder, in eval mode on the CPU, with its `.card`.
 
-    source: a .safetensors file of ours, a run folder, or an akamaster .th or .pth file.
+    source: a run folder or a file of weights, of ours or of anybody whose layout we know (LAYOUTS); with
+        `weights`, the name of a network that somebody has published.
+    weights: whose, and which if there are several: "torchvision", "timm/a1_in1k".
+    download: whether a published file that is not here yet may be fetched.
     sha256: refuse the file unless this is its hash, or begins it.
     Draws no random numbers.  Refuses, as `BadWeights`, whatever is not exactly a network we know.
     """
+    if weights is not None:
+        source = obtain(os.fspath(source), weights, download=download)
     path = locate(source)
-    if sha256 is not None and not (found := _hash(path)).startswith(sha256.lower()):
+    if sha256 is not None and not (found := _hashes(path)["sha256"]).startswith(sha256.lower()):
         raise BadWeights(f"{str(path)!r} has sha256 {found}, expected {sha256}: another file, or damaged")
     tensors, card = read(path)
+    return assembled(tensors, card)
+
+
+def assembled(tensors: Mapping[str, Tensor], card: Card) -> Loaded:
+    """The network of what `read` returns, or of the same tensors with another card: `replace(card, model=...)`.
+
+    It holds these very tensors, not copies of them.
+    """
     with torch.device("meta"):  # shapes only: no memory, no random numbers
         model = Loaded(card)
     model.load_state_dict(tensors, assign=True)
     return model.eval()
 
 
-def read(source: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
-    """Tensors under our names, and their card, of any layout we know."""
+def read(source: str | os.PathLike[str], *, layout: str | None = None) -> tuple[dict[str, Tensor], Card]:
+    """Tensors under our names, and their card, of any layout we know.
+
+    layout: the NAME of one, where the names leave it open (timm's are torchvision's); None decides by names.
+    A published file's card has the images that it was published for, and its claim.
+    """
     path = locate(source)
-    if _is_safetensors(path):
-        return safetensors.read(path)
     with naming(path):
-        theirs = named_tensors(read_tensors(path))
-        if not akamaster.recognises(theirs):
-            raise BadWeights(_whose(theirs))
-        tensors, others = as_float32(theirs)
-        tensors, card = akamaster.convert(tensors)
-        check_values(tensors, card.model)
-    history = {**card.history, "file": path.name, "sha256": _hash(path)}
-    if others:
-        history["stored_as"] = ", ".join(others)
-    return tensors, replace(card, history=history)
+        return _converted(path, _open(path), layout, _hashes(path))
 
 
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Card:
+def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, layout: str | None = None) -> Card:
     """Write somebody's weights as a file of ours, and return its card."""
-    tensors, card = read(source)
+    tensors, card = read(source, layout=layout)
     safetensors.save(target, tensors, card)
     return card
 
 
-def inspect(source: str | os.PathLike[str]) -> dict[str, Any]:
+def export(source: str | os.PathLike[str], target: str | os.PathLike[str], *, layout: str) -> Card:
+    """Write weights under the names of torchvision or timm (EXPORTS), and return the card of what was read.
+
+    A target whose name ends in .pth or .pt is written by torch.save, any other as safetensors; both hold the bare
+    state dict.  What was converted from there comes back bit for bit, and with the numbers of batches, 0, where a
+    file from before PyTorch 0.4.1 had none.  Refuses a network that the other side does not have.
+    """
+    if layout not in EXPORTS:
+        raise BadWeights(f"nothing is written in the layout {layout!r}; there are: {', '.join(EXPORTS)}")
+    tensors, card = read(source)
+    with naming(source):
+        theirs = EXPORTS[layout](tensors, card)
+    path = Path(target)
+    if path.suffix in (".pth", ".pt"):
+        content = io.BytesIO()
+        torch.save({name: tensor.clone() for name, tensor in theirs.items()}, content)  # each with its own storage
+        write_durably(path, content.getbuffer())
+    else:
+        safetensors.save_bare(path, theirs)
+    return card
+
+
+def inspect(source: str | os.PathLike[str], *, layout: str | None = None) -> dict[str, Any]:
     """Whose file this is and what it expects, as plain JSON values.
 
-    `layout` is "residual", "akamaster" or "unknown"; an unknown one has a `problem` and no card.
+    `layout` is "residual", the NAME of one in LAYOUTS, or "unknown"; where there is a `problem` there is no card.
+    `published` is what the publisher says of a file that is known by its hash.
     """
     path = locate(source)
+    hashes = _hashes(path)
     found: dict[str, Any] = {
         "file": str(path),
         "bytes": path.stat().st_size,
-        "sha256": _hash(path),
+        "sha256": hashes["sha256"],
         "layout": "unknown",
+        "container": None,
+        "tensors": [],
     }
-    if _is_safetensors(path):
-        found["container"] = "safetensors"
-        with naming(path), open_file(path) as file:
-            shapes, metadata = safetensors.read_header(file.read())
-        if safetensors.KEY in metadata:
-            found["layout"] = "residual"
-        else:
-            found["problem"] = f"{_whose(shapes)}; it carries no card of residual"
-    else:
-        found["container"] = "torch.save"
+    if known := published.by_hash(hashes):
+        found["published"] = published.claim(known)
+    try:
         with naming(path):
-            theirs = named_tensors(read_tensors(path))
-        shapes = {name: tuple(tensor.shape) for name, tensor in theirs.items()}
-        if akamaster.recognises(theirs):
-            found["layout"] = "akamaster"
-        else:
-            found["problem"] = _whose(theirs)
-    found["tensors"] = [{"name": name, "shape": list(shape)} for name, shape in shapes.items()]
-    if found["layout"] != "unknown":
-        try:
-            found["card"] = msgspec.to_builtins(read(path)[1])
-        except BadWeights as problem:
-            found["problem"] = str(problem)
+            opened = _open(path)
+            found["container"] = opened.container
+            found["tensors"] = [{"name": name, "shape": list(shape)} for name, shape in opened.shapes.items()]
+            found["layout"] = OURS if opened.is_ours else _layout(opened, layout).NAME
+            found["card"] = msgspec.to_builtins(_converted(path, opened, layout, hashes)[1])
+    except BadWeights as problem:
+        found["problem"] = str(problem)
     return found
+
+
+def obtain(network: str, weights: str, *, download: bool = False, tell: Tell | None = None) -> Path:
+    """Where a published file lies on this machine; fetched first if it is not there and `download` says so."""
+    known = published.find(network, weights)
+    path = cache_folder() / "weights" / known.family / known.file
+    if path.is_file():
+        return path
+    if not download:
+        command = shlex.join(["residual", "weights", "download", known.network, known.weights])
+        raise BadWeights(
+            f"the weights {known.weights} of {known.network} are not on this machine, and nothing is fetched unasked; "
+            f"fetch them: {command}, or load(..., download=True) ({known.url})"
+        )
+    fetch(known.url, path, digest=known.hashes[0], algorithm=known.algorithm, tell=tell)
+    return path
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
@@ -136,52 +210,83 @@ def locate(source: str | os.PathLike[str]) -> Path:
             raise BadWeights("it is neither a file of weights nor a run folder: it has no run.json")
         if not path.exists() and os.fspath(source) in catalog:
             raise BadWeights(
-                "no weights are published under this name; residual.create_model makes the network untrained, "
-                "residual train trains it"
+                "this is the name of a network, not a file: load(NAME, weights=...) takes weights that somebody has "
+                "published (residual weights list), residual.create_model makes the network untrained, residual train "
+                "trains it"
             )
         if not path.exists():
-            raise BadWeights(
-                "there is no such file; a run folder, a .safetensors file or an akamaster .th file is loaded by "
-                "its path"
-            )
+            raise BadWeights("there is no such file; a run folder or a file of weights is loaded by its path")
     return path
 
 
-def named_tensors(value: Mapping[str | int, Value]) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save, alone or in a checkpoint; "module." taken away."""
-    for nest in NESTS:
-        inner = value.get(nest)
-        if isinstance(inner, dict):
-            value = inner
-            break
-    tensors = {str(name): tensor for name, tensor in value.items() if isinstance(tensor, Tensor)}
-    if not tensors:
-        held = ", ".join(sorted(map(str, value))[:5]) or "nothing"
-        raise BadWeights(f"there are no named tensors in it (it holds {held[:200]}); save the network's state_dict()")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-    return tensors
+@dataclass(frozen=True, kw_only=True)
+class _Opened:
+    """A file out of its container: ours with its card, or somebody's tensors by their names."""
+
+    container: str
+    shapes: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, Tensor]
+    is_ours: bool = False
 
 
-def _whose(names: Mapping[str, object]) -> str:
-    """What can be said of a layout that is not converted."""
-    if {"conv1.weight", "layer1.0.conv1.weight", "fc.weight"} <= names.keys():
-        return "it has the names of torchvision and timm ResNets, which are not converted yet"
-    if {"stem.conv.weight", "classifier.weight"} <= names.keys():
-        return "it has our names but no card; save it with residual.weights.safetensors.save"
-    few = ", ".join(sorted(names)[:3])
-    return f"its names ({few[:200]}, ...) are of no layout we convert; akamaster's CIFAR networks are"
+def _open(path: Path) -> _Opened:
+    if _is_safetensors(path):
+        shapes, metadata = safetensors.header(path)
+        if safetensors.KEY in metadata:
+            return _Opened(container=safetensors.NAME, shapes=shapes, tensors={}, is_ours=True)
+        tensors = safetensors.read_bare(path)
+        return _Opened(container=safetensors.NAME, shapes=shapes, tensors=tensors)
+    container = recognise(path)
+    tensors = read_apart(path, container)
+    return _Opened(container=container.NAME, shapes=shapes_of(tensors), tensors=tensors)
+
+
+def _converted(
+    path: Path, opened: _Opened, name: str | None, hashes: Mapping[str, str]
+) -> tuple[dict[str, Tensor], Card]:
+    if opened.is_ours:
+        return safetensors.read(path)
+    chosen = _layout(opened, name)
+    theirs, others = as_float32(opened.tensors)
+    tensors, card = chosen.convert(theirs)
+    check_shapes(shapes_of(tensors), card.model)
+    check_values(tensors, card.model)
+    history = {**card.history, "file": path.name, "sha256": hashes["sha256"]}
+    if others:
+        history["stored_as"] = ", ".join(others)
+    if known := published.by_hash(hashes):
+        history.pop("assumed", None)
+        history["published"] = published.claim(known)
+        card = replace(card, preprocessing=known.preprocessing)
+    return tensors, replace(card, history=history)
+
+
+def _layout(opened: _Opened, name: str | None) -> Layout:
+    """The layout called `name`, or the one that has these names."""
+    if name is not None:
+        for layout in LAYOUTS:
+            if name == layout.NAME:
+                return layout
+        raise BadWeights(f"no layout is called {name!r}; there are: {', '.join(layout.NAME for layout in LAYOUTS)}")
+    for layout in LAYOUTS:
+        if layout.recognises(opened.tensors):
+            # the names are the same: torchvision has always published torch.save's files, timm safetensors
+            return timm if layout is torchvision and opened.container == safetensors.NAME else layout
+    if {"stem.conv.weight", "classifier.weight"} <= opened.tensors.keys():
+        raise BadWeights("it has our names but no card; save it with residual.weights.safetensors.save")
+    few = ", ".join(sorted(opened.tensors)[:3])
+    raise BadWeights(
+        f"its names ({few[:200]}, ...) are of no layout we convert; there are: "
+        f"{', '.join(layout.NAME for layout in LAYOUTS)}"
+    )
 
 
 def _is_safetensors(path: Path) -> bool:
     """By content, not by name: eight bytes of length, then a JSON object."""
-    with naming(path), open_file(path) as file:
+    with open_file(path) as file:
         return file.read(9)[8:] == b"{"
 
 
-def _hash(path: Path) -> str:
-    digest = hashlib.sha256()
+def _hashes(path: Path) -> dict[str, str]:
     with naming(path), open_file(path) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return {algorithm: hashed(file, algorithm) for algorithm in ("sha256", "md5")}

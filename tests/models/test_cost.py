@@ -132,6 +132,21 @@ def test_arithmetic_and_the_built_net_agree_on_every_variant(base, shortcut, ord
     assert cost.macs(description, 19) == built_macs(net, 19)  # an odd side, so that halves are rounded
 
 
+@pytest.mark.parametrize("side", [3, 31, 32, 33, 34, 57, 224])
+@pytest.mark.parametrize("pool", ["padded", "ceil"])
+def test_arithmetic_pools_as_the_built_net_does(pool, side):
+    description = variant("resnet18", stem_pool=pool, widths=(4, 5, 6, 7), stem_width=4)
+    with torch.device("meta"):
+        net = ResNet(description)
+        assert cost.stages(description, side)[0].side == net.stem(torch.empty(1, 3, side, side)).shape[-1]
+    assert cost.macs(description, side) == built_macs(net, side)
+
+
+def test_an_image_that_pooling_leaves_nothing_of_is_refused():
+    with pytest.raises(ValueError, match="too small for this network"):
+        cost.macs(variant("resnet18", stem_pool="ceil"), 2)
+
+
 @pytest.mark.parametrize("name", ["resnet50", "resnet20", "preresnet164", "wide_resnet28_10"])
 def test_the_rows_add_up_to_the_whole(name):
     description = catalog[name]

@@ -16,6 +16,13 @@ def test_a_description_survives_json(name):
     assert msgspec.json.decode(written, type=Description) == catalog[name]
 
 
+def test_a_description_written_before_a_field_existed_is_read():
+    """Files of weights and runs from before `stem_pool`: what nobody said then is what everybody did."""
+    written = msgspec.to_builtins(catalog["resnet50"])
+    del written["stem_pool"]
+    assert msgspec.convert(written, Description) == catalog["resnet50"]
+
+
 def test_a_misspelt_field_in_json_is_refused_with_its_path():
     with pytest.raises(msgspec.ValidationError, match=r"shortcut"):
         msgspec.convert(msgspec.to_builtins(catalog["resnet20"]) | {"shortcut": "D"}, Description)
@@ -42,6 +49,8 @@ def test_a_misspelt_field_in_json_is_refused_with_its_path():
         ({"shortcut": "exclusive", "stochastic_depth": 0.5}, "shortcut 'exclusive' cannot"),
         ({"widths": (16, 32, 8)}, r"the channels go 16 -> 16 -> 32 -> 8, but shortcut 'A' pads"),
         ({"shortcut_scale": 0.5}, "belong to shortcut=\"constant\", not to 'A'"),
+        ({"stem_pool": "valid"}, "stem_pool is 'valid'; it must be one of: padded, ceil"),
+        ({"stem_pool": "ceil"}, "Caffe's way of pooling, but stem 'cifar' does not pool"),
         ({"gate_bias": -6.0}, "shortcut 'A' has no gate; set it to 0, or choose one of: exclusive"),
     ],
 )

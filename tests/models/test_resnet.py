@@ -299,3 +299,19 @@ def test_recomputing_holds_less_between_forward_and_backward():
         return sum(kept.values())
 
     assert held(checkpoint=True) < held(checkpoint=False) / 3
+
+
+# ---- Caffe's pooling
+
+
+@pytest.mark.parametrize("side", [16, 17, 18, 19])
+def test_caffe_pools_without_a_border_and_over_the_edge(side):
+    """Every window of 3 that begins inside the map, whatever of it lies inside: by plain slicing."""
+    stem = ResNet(shrunk("resnet18", stem_pool="ceil")).eval().stem
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        x = torch.relu(stem.norm(stem.conv(images)))
+        starts = range(0, x.shape[-1] - 1, 2)
+        rows = torch.stack([x[:, :, start : start + 3].amax(2) for start in starts], 2)
+        expected = torch.stack([rows[..., start : start + 3].amax(3) for start in starts], 3)
+        assert torch.equal(stem(images), expected)

@@ -1,17 +1,21 @@
-"""The rows of the reliability plan: T is training, D is data.
+"""The rows of the reliability plan: T is training, D is data, W is weights.
 
 Each row has a sample of a few seconds that runs with every test, and a whole run marked `reliability`
 (`make test-reliability`).  A row states its figures; they are printed as a table at the end.
 """
 
+import ctypes
 import dataclasses
 import hashlib
 import json
 import os
+import resource
 import select
 import shutil
 import signal
+import socket
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -294,3 +298,81 @@ def some_tensors():
         return tensors | {"model.bn.num_batches_tracked": torch.tensor(step)}
 
     return make
+
+
+@pytest.fixture
+def quick_folder(tmp_path):
+    """A folder in memory where the system has one: thousands of small files without a disk."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
+
+
+class Canaries:
+    """A socket that nobody should reach and a file that nobody should open."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "secret.txt"
+        self.file.write_text("cat")
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.socket.setblocking(False)
+        self.address = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
+        libc = ctypes.CDLL(None)
+        self.watch = libc.inotify_init1(os.O_NONBLOCK)
+        assert libc.inotify_add_watch(self.watch, os.fsencode(self.file), 0x21) > 0  # opened or read
+
+    def touched(self) -> int:
+        """How often they were, since last asked."""
+        count = 0
+        for look in (lambda: self.socket.accept()[0].close(), lambda: os.read(self.watch, 1 << 16)):
+            try:
+                look()
+                count += 1
+            except BlockingIOError:
+                continue
+        return count
+
+    def close(self) -> None:
+        self.socket.close()
+        os.close(self.watch)
+
+
+@pytest.fixture
+def canaries(tmp_path):
+    if sys.platform != "linux":
+        pytest.skip("files are watched by inotify, which Linux has")
+    made = Canaries(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def bounded(fork):
+    """bounded(contents, path, look): figures of how each content, written to the path, is looked at.
+
+    Each in a process of its own, in at most half a second of its time and 64 MB; `look` says whether all was right.
+    """
+
+    def peak() -> float:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def look_at_all(contents: dict[str, bytes], path: Path, look: Callable[[], bool]) -> tuple[str, bool]:
+        def work(say: Callable[[Any], None]) -> Any:
+            before, began = peak(), time.process_time()
+            right = look()
+            return [right, time.process_time() - began, peak() - before]
+
+        path.write_bytes(b"")
+        look()  # imports are not counted
+        wrong, slowest, largest = [], 0.0, 0.0
+        for name, content in contents.items():
+            path.write_bytes(content)
+            ended = fork(work).wait()
+            right, seconds, megabytes = ended.said[-1] if ended.code == 0 else (False, 0.0, 0.0)
+            slowest, largest = max(slowest, seconds), max(largest, megabytes)
+            if not right or seconds > 0.5 or megabytes > 64:
+                wrong.append(name)
+        count = len(contents)
+        return f"{count - len(wrong)}/{count} named, <= {slowest:.2f} s, <= {largest:.0f} MB; {wrong}", not wrong
+
+    return look_at_all

@@ -14,7 +14,7 @@ from residual.data.images import Images
 from residual.evaluate.error import top_k_error
 from residual.evaluate.score import score
 from residual.weights import akamaster
-from residual.weights.pickles import BadWeights
+from residual.weights.files import BadWeights
 from residual.weights.sources import load
 
 
@@ -82,7 +82,7 @@ def test_without_the_permutation_the_answers_differ() -> None:
     """Guards the test above: option A's zeros do lie elsewhere."""
     theirs = their_network(2)
     tensors, card = akamaster.convert(theirs.state_dict())
-    plain = {akamaster.rename(name): tensor for name, tensor in theirs.state_dict().items()}
+    plain = {akamaster.ours(name): tensor for name, tensor in theirs.state_dict().items()}
     assert tensors.keys() == plain.keys()
     assert not torch.equal(tensors["classifier.weight"], plain["classifier.weight"])
     assert card.classes == akamaster.CLASSES
@@ -115,7 +115,7 @@ def test_a_file_from_before_batches_were_counted_is_read() -> None:
         (lambda s: s.update({"linear.weight": torch.zeros(())}), "classifier"),
         (lambda s: s["layer1.0.conv1.weight"].fill_(float("nan")), "not finite"),
         (lambda s: s["layer1.0.bn1.running_var"].fill_(-1), "negative variance"),
-        (lambda s: s.pop("linear.weight"), "of no layout we convert"),
+        (lambda s: s.pop("linear.weight"), "no classifier"),
     ],
 )
 def test_what_is_not_their_network_is_refused(change, reason: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -15,8 +15,8 @@ from residual.models.catalog import describe
 from residual.models.resnet import ResNet
 from residual.records import CannotWrite
 from residual.weights.card import Card, from_json, to_json
-from residual.weights.pickles import BadWeights
-from residual.weights.safetensors import KEY, read, save
+from residual.weights.files import BadWeights
+from residual.weights.safetensors import KEY, MAX_HEADER, read, read_bare, save
 
 SMALL = replace(describe("resnet8"), classes=3)
 CARD = Card(
@@ -200,3 +200,19 @@ def test_a_longer_file_is_refused(path: Path) -> None:
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(BadWeights, match="sound safetensors"):
         read(path)
+
+
+def test_a_header_as_long_as_a_network_never_has_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = b"{" + b" " * MAX_HEADER + b"}"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(BadWeights, match="its header has 16,777,218 bytes; the limit is 16,777,216"):
+        read(path)
+
+
+def test_numbers_that_pytorch_does_not_have_are_refused_by_type(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = b'{"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}'
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    with pytest.raises(BadWeights, match="numbers of type 'F4', which PyTorch does not have"):
+        read_bare(path)

@@ -11,9 +11,9 @@ from residual.data.transforms import Preprocessing
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
 from residual.weights.card import Card
-from residual.weights.pickles import BadWeights
+from residual.weights.files import BadWeights
 from residual.weights.safetensors import save
-from residual.weights.sources import convert, inspect, load
+from residual.weights.sources import EXPORTS, LAYOUTS, assembled, convert, inspect, load, read
 
 CARD = Card(
     name="resnet8",
@@ -95,9 +95,9 @@ def test_inspect_describes_what_cannot_be_converted(tmp_path: Path) -> None:
     torch.save({name: torch.zeros(1) for name in names}, tmp_path / "resnet18.pth")
     found = inspect(tmp_path / "resnet18.pth")
     json.dumps(found)
-    assert found["layout"] == "unknown"
-    assert "torchvision" in found["problem"]
-    with pytest.raises(BadWeights, match="torchvision"):
+    assert found["layout"] == "torchvision"
+    assert "card" not in found
+    with pytest.raises(BadWeights, match="has shape"):
         load(tmp_path / "resnet18.pth")
 
 
@@ -111,7 +111,7 @@ def test_inspect_tells_what_is_wrong_with_a_file_of_ours(run: Path) -> None:
 @pytest.mark.parametrize(
     "source, reason",
     [
-        ("resnet20", "'resnet20' was not read: no weights are published under this name"),
+        ("resnet20", "'resnet20' was not read: this is the name of a network, not a file"),
         ("nothing", "'nothing' was not read: there is no such file"),
         ("a\0b", "was not read"),
         ("x" * 5000, "was not read: File name too long"),
@@ -134,3 +134,46 @@ def test_a_checkpoint_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"epoch": 3, "state_dict": {"note": "x"}}, tmp_path / "x.pt")
     with pytest.raises(BadWeights, match="no named tensors"):
         load(tmp_path / "x.pt")
+
+
+def test_every_layout_has_a_name_of_its_own() -> None:
+    names = [layout.NAME for layout in LAYOUTS]
+    assert len({*names, "residual", "unknown"}) == len(names) + 2
+    assert EXPORTS.keys() <= set(names)
+
+
+def test_another_card_makes_another_network_of_the_same_numbers(tmp_path: Path) -> None:
+    """What a file does not tell can be tried: here, where a bottleneck strides."""
+    torch.manual_seed(0)
+    model = replace(describe("resnet50_v1_5"), depths=(1, 1), widths=(8, 16), stem_width=8, classes=2)
+    card = Card(name="small", model=model, classes=("a", "b"), preprocessing=Preprocessing(size=64))
+    save(tmp_path / "x.safetensors", ResNet(model).state_dict(), card)
+    tensors, card = read(tmp_path / "x.safetensors")
+    moved = assembled(tensors, replace(card, model=replace(card.model, stride_in="first")))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(assembled(tensors, card)(images), load(tmp_path / "x.safetensors")(images))
+        assert not torch.allclose(moved(images), assembled(tensors, card)(images))
+    assert moved.description == moved.card.model != card.model
+
+
+def test_a_file_of_no_container_is_described_and_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(b"<!DOCTYPE html>")
+    found = inspect(tmp_path / "x.pth")
+    json.dumps(found)
+    assert (found["layout"], found["container"], found["tensors"]) == ("unknown", None, [])
+    with pytest.raises(BadWeights, match=r"x\.pth' was not read: it begins with b'<!DOCTYP'"):
+        load(tmp_path / "x.pth")
+
+
+def test_names_of_nobody_are_shown(tmp_path: Path) -> None:
+    torch.save({"encoder.w": torch.zeros(2), "a": torch.ones(1)}, tmp_path / "x.pth")
+    found = inspect(tmp_path / "x.pth")
+    assert {"name": "encoder.w", "shape": [2]} in found["tensors"]
+    assert "its names (a, encoder.w, ...) are of no layout we convert; there are: akamaster" in found["problem"]
+
+
+def test_our_names_without_a_card_are_not_guessed_at(tmp_path: Path) -> None:
+    torch.save(ResNet(CARD.model).state_dict(), tmp_path / "x.pth")
+    with pytest.raises(BadWeights, match="our names but no card"):
+        load(tmp_path / "x.pth")

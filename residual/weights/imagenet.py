@@ -1,0 +1,27 @@
+"""ImageNet's 1,000 classes, and how its images were fed: what other people's files take for granted."""
+
+from dataclasses import replace
+
+from residual.data.transforms import Preprocessing
+
+MEAN = (123.675, 116.28, 103.53)  # 255 x (0.485, 0.456, 0.406), red green blue
+STD = (58.395, 57.12, 57.375)  # 255 x (0.229, 0.224, 0.225)
+
+TORCHVISION = Preprocessing(size=224, resize=256, mean=MEAN, std=STD)
+TORCHVISION_V2 = replace(TORCHVISION, resize=232)  # the second weights of 2021
+TIMM = replace(TORCHVISION, resize=235, interpolation="bicubic")  # a crop of 95 %
+
+
+def mean_subtracted(mean: tuple[float, float, float]) -> Preprocessing:
+    """Caffe's way: blue, green, red in 0..255, less a mean for each (in this order), divided by nothing."""
+    return replace(TORCHVISION, channels="BGR", mean=mean, std=(1.0, 1.0, 1.0))
+
+
+def classes(count: int) -> tuple[str, ...]:
+    """Names for `count` outputs: ImageNet's in the order of their synsets if there are 1,000, else numbers."""
+    if count != 1000:
+        return tuple(f"class {place}" for place in range(count))
+    from torchvision.models import ResNet18_Weights  # here, for it takes a second
+
+    names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    return tuple(names)

@@ -1,0 +1,148 @@
+"""W6, two of its targets: mutated .caffemodel and HDF5 files end in arrays or in a typed refusal, nothing else.
+
+A mutator that knows numbers (edges, lengths, addresses) works on small sound files and on what it has made of them.
+"""
+
+import io
+import random
+import struct
+import time
+from collections.abc import Callable
+
+import h5py
+import numpy as np
+import pytest
+
+from residual.weights import hdf5, protobuf
+from residual.weights.files import BadWeights
+
+EDGES = (0, 1, 2, 4, 7, 8, 16, 127, 128, 255, 256, 1 << 15, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
+KEPT = 200  # files that the mutator goes on from
+
+
+def caffe_seeds() -> list[bytes]:
+    """A network with every part that the reader knows: packed and single numbers, both shapes, settings."""
+    packed = b"\x3a\x04\x0a\x02\x02\x02\x2a\x10" + struct.pack("<4f", 1, 2, 3, 4)
+    single = b"\x3a\x03\x0a\x01\x03" + b"".join(b"\x2d" + struct.pack("<f", n) for n in (1, 2, 3))
+    double = b"\x08\x01\x10\x01\x18\x01\x20\x02\x42\x10" + struct.pack("<2d", 1, 2)
+
+    def part(key: bytes, content: bytes) -> bytes:
+        return key + bytes([len(content)]) + content
+
+    settings = part(b"\xd2\x06", b"\x18\x03\x30\x02\x90\x01\x01") + part(b"\xda\x08", b"\x1d" + struct.pack("<f", 1e-5))
+    new = part(b"\x0a", b"conv") + part(b"\x3a", packed) + part(b"\x3a", single)
+    old = part(b"\x22", b"old") + part(b"\x32", double) + part(b"\x32", packed)
+    other = part(b"\x0a", b"pool") + part(b"\xca\x07", b"\x08\x00\x10\x03\x18\x02")
+    layers = [part(b"\xa2\x06", new + settings), part(b"\x12", old), part(b"\xa2\x06", other)]
+    return [part(b"\x0a", b"net") + b"".join(layers), layers[0], layers[1]]
+
+
+def hdf5_seeds() -> list[bytes]:
+    """Files with every part that the reader knows: both kinds of headers, links and texts, and chunks."""
+
+    def fill(file: h5py.File) -> None:
+        file.attrs["layer_names"] = [b"conv", b"dense"]
+        file.attrs["backend"] = "tensorflow"
+        file.create_dataset("conv/kernel:0", data=np.arange(6, dtype=np.float32).reshape(2, 3))
+
+    def chunked(file: h5py.File) -> None:
+        file.create_dataset("a", data=np.ones((5, 5), np.float16), chunks=(2, 3), compression="gzip", shuffle=True)
+
+    seeds = []
+    for part, how in ((fill, {}), (fill, {"libver": "v108"}), (fill, {"libver": "latest"}), (chunked, {})):
+        stream = io.BytesIO()
+        with h5py.File(stream, "w", **how) as file:
+            part(file)
+        seeds.append(stream.getvalue())
+    return seeds
+
+
+def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """One to four changes of a file; `other` gives pieces to paste."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(changed) + 1)
+        match rng.randrange(8):
+            case 0:
+                changed[at : at + 1] = bytes([rng.randrange(256)])
+            case 1 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case 2:
+                width = rng.choice((1, 2, 4, 8))
+                number = rng.choice((*EDGES, len(changed), at, rng.randrange(len(changed) + 1)))
+                changed[at : at + width] = (number & (1 << 8 * width) - 1).to_bytes(width, "little")
+            case 3:
+                del changed[at : at + rng.choice((1, 2, 4, 8, 64))]
+            case 4:
+                changed[at:at] = bytes(rng.choice((1, 2, 8, 64)))
+            case 5:
+                start = rng.randrange(len(other) + 1)
+                changed[at:at] = other[start : start + rng.choice((1, 4, 16, 256))]
+            case 6:
+                start = rng.randrange(len(changed) + 1)
+                piece = changed[start : start + rng.choice((4, 8, 24))]
+                changed[at : at + len(piece)] = piece
+            case _:
+                del changed[at:]
+        if not changed:
+            changed[:] = other[:64]
+    return bytes(changed)
+
+
+def inside(array: np.ndarray, data: bytes) -> bool:
+    """Whether each number of an array lies in the file's bytes, or in memory that the array owns."""
+    root: object = array
+    while isinstance(root, np.ndarray) and root.base is not None:
+        root = root.base
+    storage = root if isinstance(root, np.ndarray) else np.frombuffer(data, np.uint8)
+    first, last = np.lib.array_utils.byte_bounds(array)
+    start, end = np.lib.array_utils.byte_bounds(storage)
+    return array.size == 0 or start <= first <= last <= end
+
+
+def fuzz(read: Callable[[bytes], dict[str, np.ndarray]], seeds: list[bytes], seconds: float) -> tuple[str, float]:
+    """Figures, and executions per second.  Whatever is raised beside BadWeights ends the test with its file."""
+    rng = random.Random(0)
+    kept, runs, sound, slowest = list(seeds), 0, 0, 0.0  # kept: the seeds, and behind them what they became
+    begun = time.monotonic()
+    while (now := time.monotonic()) < begun + seconds:
+        data = mutated(rng.choice(rng.choice((seeds, kept))), rng.choice(kept), rng)
+        runs += 1
+        try:
+            arrays = read(data)
+        except BadWeights:
+            pass
+        except Exception as problem:
+            raise AssertionError(f"{type(problem).__name__}: {problem}, from {data!r}") from problem
+        else:
+            sound += 1
+            assert all(inside(array, data) for array in arrays.values()), data
+            if len(data) < 2 * max(map(len, seeds)):
+                kept[len(seeds) :] = [*kept[len(seeds) :], data][-KEPT:]
+        slowest = max(slowest, time.monotonic() - now)
+    rate = runs / seconds
+    return f"{runs:,} files at {rate:,.0f}/s, {sound:,} sound, 0 crashes, slowest {slowest:.2f} s", rate
+
+
+TARGETS = [
+    pytest.param(protobuf.NAME, protobuf.read_net, caffe_seeds, id="caffemodel"),
+    pytest.param(hdf5.NAME, hdf5.read_data, hdf5_seeds, id="hdf5"),
+]
+
+
+@pytest.mark.parametrize("name, read, seeds", TARGETS)
+def test_a_second_of_mutated_files(name, read, seeds, row):
+    figures, rate = fuzz(read, seeds(), 1)
+    row("W6", f"fuzzing {name}", figures, rate > 100)  # how fast is for the whole run to say
+
+
+@pytest.mark.reliability
+@pytest.mark.parametrize("name, read, seeds", TARGETS)
+def test_a_minute_of_mutated_files(name, read, seeds, row):
+    figures, rate = fuzz(read, seeds(), 60)
+    row("W6", f"fuzzing {name}", figures, rate >= 1_000)
+
+
+@pytest.mark.parametrize("name, read, seeds", TARGETS)
+def test_the_seeds_are_sound(name, read, seeds):
+    assert all(read(seed) for seed in seeds())
