@@ -5,15 +5,12 @@
 `train` is a generator: it yields what happens (residual/events.py) and whoever iterates decides how to show it.
 """
 
-import hashlib
 import math
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,10 +18,10 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from residual.data.batches import Batch, Order, training_batches
 from residual.data.images import Dataset, ImageFiles, Images
+from residual.data.resident import ResidentBatches, can_be_resident
 from residual.data.sources import open_dataset
 from residual.data.split import hold_out
 from residual.data.statistics import adapted, measure_preprocessing, network_size
@@ -34,56 +31,37 @@ from residual.evaluate.evaluation import evaluation
 from residual.evaluate.score import PIXELS_AT_ONCE, score
 from residual.events import Finished, Measured, Note, Progress, Reading, Started, Stopped
 from residual.models.catalog import describe, varied
-from residual.models.cost import stages
 from residual.models.description import Description
 from residual.models.resnet import ResNet
-from residual.recipes.recipe import Recipe
+from residual.recipes.plan import Ground, Plan
 from residual.records import CannotWrite, RunFolder, convert, environment, write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
+from residual.train.batch_norm import set_batch_norms
+from residual.train.budget import Budget
 from residual.train.checkpoint import Checkpoint, Checkpoints
 from residual.train.clock import Clock
-from residual.train.distributed import World
+from residual.train.distributed import World, share_of
+from residual.train.graph import fit_resident
 from residual.train.loop import NonFinite, Step, Training, fit
+from residual.train.loss import binary_cross_entropy, cross_entropy
 from residual.train.optimizer import make_optimizer
 from residual.train.precision import keep_freed_memory, pick_device, pick_precision, settle
 from residual.train.schedule import Pace
+from residual.train.sharded import ShardedState
 from residual.train.tensorboard import TensorBoard
+from residual.train.totals import Totals
 from residual.weights.card import Card
 from residual.weights.safetensors import save
-from residual.weights.sources import load
+from residual.weights.sources import Loaded, load
 
 EVALUATIONS = 20  # looks at held-out images while training, evenly spread
 WARMING = 2  # iterations at the beginning of a sitting that say nothing about speed
 FEW = 100  # held-out images below which an error says little
 SAVE_EVERY = 60.0  # seconds between checkpoints
-# What does not decide the numbers; the changes do, but they are in the description of the network.
-BESIDE_THE_POINT = ("workers", "device", "save_steps", "download", "tensorboard", "budget", "changes")
+GRAPHS = ("cuda",)  # devices on which a whole iteration is captured and replayed
 
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """All that a user decides about a run.  It is written to run.json and resumed from there.
-
-    model: a name from the catalog, or a weights file or run folder to fine-tune.
-    changes: fields of the named network's description that differ, as in `create_model(name, **changes)`.
-    data: "cifar10", "cifar100", "digits", "shapes" or a folder.  size: side of the images, None for the data's own.
-    budget: seconds that the whole command may take, None for the recipe's own length.
-    save_steps: checkpoint every so many iterations instead of every minute.
-    """
-
-    model: str
-    data: str
-    recipe: Recipe
-    size: int | None = None
-    seed: int = 0
-    budget: float | None = None
-    device: str = "auto"
-    workers: int = 2
-    save_steps: int | None = None
-    download: bool = False
-    tensorboard: bool = False
-    changes: dict[str, Any] = field(default_factory=dict)
+__all__ = ["Diverged", "Plan", "Stop", "planned", "read_data", "resume", "train"]
 
 
 class Diverged(ArithmeticError):
@@ -161,8 +139,6 @@ class _Run:
         self.recipe = plan.recipe
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.best_error: float | None = None
-        self.seconds_per_look_image = 0.0
-        self.doubted = False  # whether the last measurement of speed was too slow to be believed at once
         self.device = pick_device(plan.device)
         if self.device.type == "cuda" and world.size > 1:
             self.device = torch.device("cuda", world.local_rank)
@@ -181,10 +157,9 @@ class _Run:
             newest = distributed.from_leader(lambda: self.open_folder(then, held), self.world)
             if newest is not None:
                 self.seconds_before = newest.state["seconds"]
-            self.commit = (then or self.description())["environment"]["commit"]  # what the run began with
             yield from self.restore(newest)
             if newest is not None:
-                self.write({"step": newest.step, "time": round(self.seconds(), 3), "resumed": environment()})
+                self.write(newest.step, {"resumed": environment()})
             yield self.started()
             yield from self.remarks()
             finished = yield from self.learn()
@@ -212,90 +187,78 @@ class _Run:
 
     def build(self, then: dict[str, Any] | None) -> None:
         """The network for these images and classes, its optimizer and its pace.  then: run.json of a resumed run."""
-        plan, recipe, images = self.plan, self.recipe, self.data.train
+        plan, images = self.plan, self.data.train
         if len(images) < 2:
             raise ValueError(f"{plan.data} has {len(images)} training images; batch norm needs at least 2")
-        recipe = self.recipe = for_few_images(recipe, len(images))
-        self.world.shard(torch.arange(recipe.batch))  # refuses now what the first iteration would
+        recipe = self.recipe = self.recipe.for_few(len(images))
+        at_once = share_of(self.world.shard(torch.arange(recipe.batch)), 0, recipe.accumulate)  # refuses now, not later
         torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
         start = load(plan.model) if recipe.name == "finetune" and then is None else None
-        if start is not None:
-            self.preprocessing = adapted(start.card.preprocessing, self.preprocessing)
-        if then is not None:  # of a network to fine-tune all is in the checkpoint; its file may be gone
-            self.preprocessing = msgspec.convert(then["preprocessing"], Preprocessing)
-            self.model_description = msgspec.convert(then["model"], Description)
-        else:
-            self.model_description = replace(
-                varied(describe(plan.model), plan.changes) if start is None else start.description,
-                classes=len(self.data.classes),
-                channels=1 if self.preprocessing.channels == "L" else 3,
-                image=self.preprocessing.size,
-            )
+        self.describe(then, start)
         self.normalize = Normalize(self.preprocessing, self.device)
+        for sized in (self.normalize, recipe.augmentation):
+            sized.check_size(recipe.augmentation.size or self.preprocessing.size)
         model = ResNet(self.model_description)
         if start is not None:
             adopt(model, start, same_classes=start.card.classes == self.data.classes)
-        if self.world.size > 1:
-            distributed.sync_batch_norms(model)
+        set_batch_norms(model, recipe.batch_norm_group, len(at_once), self.world)
         self.precision.place(model)
-        average = None if recipe.average is None else WeightAverage(model, recipe.average)
-        self.training = Training(
-            model,
-            make_optimizer(model, recipe.optimizer),
-            average,
-            shared=distributed.share(model, self.world, drops=self.model_description.stochastic_depth > 0),
-        )
+        average = None if recipe.average is None else WeightAverage(model, recipe.average, every=recipe.average_every)
+        optimizer = make_optimizer(model, recipe.lamb or recipe.optimizer)
+        sharded = plan.shard_optimizer and self.world.size > 1
+        self.sharded = ShardedState(optimizer, self.world) if sharded else None
+        shared = distributed.share(model, self.world, drops=self.model_description.stochastic_depth > 0)
+        self.training = Training(model, optimizer, average, shared=shared)
+        self.totals = Totals(self.device)
         self.pace = Pace(recipe.schedule, recipe.length(len(images)))
         if plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
             self.pace = Pace(recipe.schedule, max(self.pace.iterations, 1000))
-        wide = torch.float32 if self.device.type == "mps" else torch.float64  # which MPS does not have
-        self.totals = torch.zeros(3, dtype=wide, device=self.device)  # loss, errors, images since a line
+        held, test = self.held_out(), self.data.test or self.data.validation
+        weights = 2 if self.data.validation is not None else 1  # the last and the best
+        self.budget = Budget(
+            plan.budget,
+            batch=recipe.batch,
+            looks=EVALUATIONS,
+            looked_at=len(held[1]) if held else 0,
+            at_the_end=weights * ((len(test) if test else 0) + 2 * self.statistics_images()),
+        )
 
-    def description(self) -> dict[str, Any]:
-        """run.json: everything there is to know about this run before it began."""
-        data = self.data
-        return {
-            "name": self.path.name,
-            "plan": asdict(self.plan),
-            "model": {"name": self.plan.model, **asdict(self.model_description)},
-            "recipe": asdict(self.recipe),
-            "data": {
-                "origin": data.origin,
-                "fingerprint": data.train.fingerprint,
-                "fingerprints": {name: images.fingerprint for name, images in data.splits().items()},
-                "counts": {name: len(images) for name, images in data.splits().items()},
-                "classes": list(data.classes),
-                "split": data.split,
-                "problems": [asdict(problem) for problem in data.problems],
-            },
-            "preprocessing": asdict(self.preprocessing),
-            "seed": self.plan.seed,
-            "precision": "bfloat16" if self.precision.bfloat16 else "float32",
-            "device": str(self.device),
-            "processes": self.world.size,
-            "environment": environment(),
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "stages": [asdict(stage) for stage in stages(self.model_description)],
-        }
-
-    def identity(self) -> str:
-        """What a checkpoint must agree with to be of this run: all that decides the numbers."""
-        as_read = msgspec.convert(asdict(self.plan), Plan)  # 40 passes are 40.0 when they come back from run.json
-        plan = {name: value for name, value in asdict(as_read).items() if name not in BESIDE_THE_POINT}
-        decisive: list[Any] = [plan, asdict(self.model_description), asdict(self.preprocessing)]
-        decisive += [self.data.train.fingerprint, self.precision.bfloat16, self.device.type]
-        return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()
+    def describe(self, then: dict[str, Any] | None, start: Loaded | None) -> None:
+        """What network this is, and what it expects of an image.  start: the one that is fine-tuned."""
+        if then is not None:  # of a network to fine-tune all is in the checkpoint; its file may be gone
+            self.preprocessing = msgspec.convert(then["preprocessing"], Preprocessing)
+            self.model_description = msgspec.convert(then["model"], Description)
+            return
+        if start is not None:
+            self.preprocessing = adapted(start.card.preprocessing, self.preprocessing)
+        described = varied(describe(self.plan.model), self.plan.changes) if start is None else start.description
+        depth = self.recipe.stochastic_depth
+        self.model_description = replace(
+            described,
+            classes=len(self.data.classes),
+            channels=1 if self.preprocessing.channels == "L" else 3,
+            image=self.preprocessing.size,
+            stochastic_depth=described.stochastic_depth if depth is None else depth,
+        )
 
     def open_folder(self, then: dict[str, Any] | None, held: ExitStack) -> Checkpoint | None:
         """The run's folder, new or as it was left, locked as long as `held`; its newest whole checkpoint."""
+        ground = Ground(
+            plan=self.plan,
+            recipe=self.recipe,
+            model=self.model_description,
+            data=self.data,
+            preprocessing=self.preprocessing,
+            precision=self.precision,
+        )
         if then is None:
-            self.folder = RunFolder.create(self.path, self.description())
+            described = ground.description(self.path, processes=self.world.size, environment=environment())
+            self.folder = RunFolder.create(self.path, described)
         else:
             self.folder = RunFolder.open(self.path)
-            self.refuse_other_ground(then)
+            ground.refuse_other(then, self.path)
         held.enter_context(self.folder.lock())
-        self.checkpoints = Checkpoints(self.path / "checkpoints", identity=self.identity())
+        self.checkpoints = Checkpoints(self.path / "checkpoints", identity=ground.identity())
         newest = self.checkpoints.newest()
         if newest is None and (measured := self.folder.metrics()):
             raise ValueError(
@@ -303,22 +266,6 @@ class _Run:
                 f"{self.checkpoints.folder}; put them back, or start a new run with --out"
             )
         return newest
-
-    def refuse_other_ground(self, then: dict[str, Any]) -> None:
-        """A resumed run must see the images it began with, and the arithmetic."""
-        for split, images in self.data.splits().items():
-            before, now = then["data"]["fingerprints"].get(split), images.fingerprint
-            if before != now:
-                raise ValueError(
-                    f"the {split} images in {self.plan.data} are not those that {self.path} began with (fingerprint "
-                    f"{now[:12]}, then {str(before)[:12]}); put the data back as it was, or start a new run with --out"
-                )
-        before, now = (f"{each['device'].split(':')[0]} in {each['precision']}" for each in (then, self.description()))
-        if before != now:
-            raise ValueError(
-                f"{self.path} was trained on {before} and would go on on {now}, which could not be exact; resume it "
-                "on such a device (--device), or start a new run with --out"
-            )
 
     # --- train -----------------------------------------------------------------------------------------------
 
@@ -330,7 +277,7 @@ class _Run:
             images={name: len(images) for name, images in self.data.splits().items()},
             size=self.preprocessing.size,
             problems=tuple((problem.path, problem.reason) for problem in self.data.problems),
-            device=f"{self.device} in {'bfloat16' if self.precision.bfloat16 else 'float32'}",
+            device=f"{self.device} in {self.precision.format}",
             step=self.training.step,
         )
 
@@ -374,29 +321,21 @@ class _Run:
         training, pace, world = self.training, self.pace, self.world
         record_every = max(1, round(len(self.data.train) / self.recipe.batch / 10))
         began, clock, saved = training.step, Clock(training.step), time.monotonic()
-        steps = fit(
-            training,
-            self.batches(training.step),
-            self.loss_of,
-            pace.rate,
-            seed_at=lambda step: key(self.plan.seed, step),
-            precision=self.precision,
-            check_every=1 if carefully else None,
-        )
+        steps = self.steps(check_every=1 if carefully else None)
         while training.step < pace.iterations:
             step = next(steps)
             done = step.number >= pace.iterations
             if step.number <= began + WARMING:
                 clock.restart(step.number)
             self.count(step)
-            stopping = distributed.any_says(bool(self.stop.signal), world)
+            stopping = distributed.may_ask(step.number, world) and distributed.any_says(bool(self.stop.signal), world)
             recording = step.number % record_every == 0 or done
             if recording or stopping:
                 training.refuse_non_finite()
             if recording:
                 yield self.record(step.number, step.rate, clock)
-            if self.plan.budget is not None and not done:
-                self.replan(step.number, clock)
+            if not done and self.budget.replan(pace, clock, step.number, self.seconds(), world):
+                self.write(step.number, {"plan": pace.iterations})
             best = False
             if world.leads and self.look_due(step.number):
                 with clock.stopped():
@@ -404,7 +343,8 @@ class _Run:
                 if measured is not None:
                     best = measured.best
                     yield measured
-            if world.leads and (stopping or done or best or self.save_due(step.number, saved)) and training.is_finite():
+            saving = world.leads and (stopping or done or best or self.save_due(step.number, saved))
+            if self.agree_to_save(saving and training.is_finite()):
                 with clock.stopped():
                     yield from self.save(best=best, must=stopping or done)
                 saved = time.monotonic()
@@ -412,6 +352,42 @@ class _Run:
                 yield Stopped(step=step.number, signal=self.stop.signal)
                 return False
         return True
+
+    def steps(self, *, check_every: int | None) -> Iterator[Step]:
+        """The loop from here on: on a GPU, wherever an iteration needs nothing from the host, captured as a graph."""
+        training, rate_at, images = self.training, self.pace.rate, self.data.train
+        if self.resident and isinstance(images, Images):
+            stream = ResidentBatches(
+                images,
+                self.recipe.augmentation,
+                self.normalize,
+                batch=self.recipe.batch,
+                seed=self.plan.seed,
+                device=self.device,
+            )
+            return fit_resident(
+                training, stream, self.counted_loss_of, rate_at, precision=self.precision, check_every=check_every
+            )
+        return fit(
+            training,
+            self.batches(training.step),
+            self.loss_of,
+            rate_at,
+            seed_at=self.seed_of,
+            precision=self.precision,
+            parts_of=self.parts_of,
+            clip=self.recipe.clip,
+            check_every=check_every,
+        )
+
+    @property
+    def resident(self) -> bool:
+        """Whether an iteration can be captured: nothing of it is drawn, decoded, agreed on or decided on the host."""
+        network, recipe = self.model_description, self.recipe
+        drawn = network.stochastic_depth or network.dropout or network.shortcut == "dropout"
+        plain = recipe.accumulate == 1 and recipe.clip is None and recipe.lamb is None
+        alone = self.device.type in GRAPHS and self.world.size == 1
+        return alone and plain and not drawn and can_be_resident(self.data.train, recipe.augmentation)
 
     def batches(self, start: int) -> Iterator[Batch]:
         return training_batches(
@@ -427,84 +403,54 @@ class _Run:
 
     def count(self, step: Step) -> None:
         """Add an iteration to the running totals; tell its error to a pace that waits for it."""
-        images = self.recipe.batch // self.world.size
-        counted = torch.stack([step.loss * images, step.measures["wrong"], torch.full_like(step.loss, images)])
-        counted = distributed.total(counted, self.world)
-        self.totals += counted
+        wrong = step.measures["wrong"]
+        if not self.resident:
+            wrong = self.totals.add(step.loss, wrong, self.recipe.batch // self.world.size, self.world)
         if self.pace.warming:
-            self.pace.saw_error(100 * float(counted[1]) / self.recipe.batch)
+            self.pace.saw_error(100 * float(wrong) / self.recipe.batch)
 
     def look_due(self, step: int) -> bool:
         """Whether another EVALUATIONS-th part of the training has just been completed."""
         before, now = (math.floor(self.pace.progress(at) * EVALUATIONS + 1e-9) for at in (step - 1, step))
-        return now > before and (now == EVALUATIONS or self.looks_fit(self.seconds_per_look_image))
-
-    def looks_fit(self, per_image: float) -> bool:
-        """Under a time budget: whether all looks together take less than a tenth of it."""
-        held = self.held_out()
-        if self.plan.budget is None or held is None:
-            return True
-        return EVALUATIONS * len(held[1]) * per_image < 0.1 * self.plan.budget
+        return now > before and (now == EVALUATIONS or self.budget.looks_fit())
 
     def save_due(self, step: int, saved: float) -> bool:
         if self.plan.save_steps is not None:
             return step % self.plan.save_steps == 0
         return time.monotonic() - saved > SAVE_EVERY
 
+    def parts_of(self, batch: Batch) -> list[Batch]:
+        """This process's share of a batch, as it passes through the network: at once, or in the recipe's parts."""
+
+        def part(number: int) -> Batch:
+            images, labels, indices = (
+                share_of(rows, number, self.recipe.accumulate) for rows in (batch.images, batch.labels, batch.indices)
+            )
+            return replace(batch, images=images, labels=labels, indices=indices)
+
+        return [part(number) for number in range(self.recipe.accumulate)]
+
     def loss_of(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, for mixed images of both labels; counts where the network misses the larger share."""
-        smoothing = self.recipe.label_smoothing
+        """The recipe's loss; counts where the network misses the label with the larger share."""
+        loss = binary_cross_entropy if self.recipe.loss == "binary" else cross_entropy
         logits = model(batch.images)
-        loss = functional.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
-        if batch.share < 1:
-            partner = functional.cross_entropy(logits, batch.labels.flip(0), label_smoothing=smoothing)
-            loss = batch.share * loss + (1 - batch.share) * partner
         larger = batch.labels if batch.share >= 0.5 else batch.labels.flip(0)
         wrong = (logits.detach().argmax(1) != larger).sum()
-        return loss, {"wrong": wrong}
+        return loss(logits, batch.labels, share=batch.share, smoothing=self.recipe.label_smoothing), {"wrong": wrong}
 
-    def replan(self, step: int, clock: Clock) -> None:
-        """Under a time budget, from time to time: how many iterations still fit, after what the end will need?"""
-        budget = self.plan.budget
-        assert budget is not None
-        per_step = clock.seconds_per_step(step)
-        reserve = min(4.0, 0.1 * budget)  # starting Python, writing files, a guess that was too low
-        left = budget - reserve - self.seconds() - self.seconds_to_finish(step, per_step)
-        # The first plans are soon replaced.  The last stretch keeps its plan: the rate then falls to zero, rather than
-        # being cut off by a late surprise.
-        soon = clock.steps(step) >= max(8, step - clock.steps(step))
-        remaining = self.pace.iterations - step
-        last = max(left, remaining * per_step) < 0.05 * budget
-        due = not last and (soon or clock.seconds() > 0.015 * budget) and clock.steps(step) >= 2
-        over = self.seconds() > budget  # the last stretch may use the reserve, so that it ends annealed
-        fits = int(distributed.agree(step + (1 if over else max(1, left / per_step)) if due or over else 0, self.world))
-        if not fits:
-            return
-        # Half the speed or less may be a moment's stutter: it is believed when a second measurement says so too.
-        self.doubted = not self.doubted and 1 < fits - step < remaining / 2
-        if self.doubted:
-            clock.restart(step)
-            return
-        if abs(fits - self.pace.iterations) > 0.003 * self.pace.iterations:
-            self.pace.replan(step, fits)
-            self.write({"step": step, "time": round(self.seconds(), 3), "plan": fits})
-        clock.restart(step)
+    def counted_loss_of(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The same, added to the running totals within the captured iteration."""
+        loss, measures = self.loss_of(model, batch)
+        self.totals.add(loss.detach(), measures["wrong"], self.recipe.batch, self.world)
+        return loss, measures
 
-    def seconds_to_finish(self, step: int, per_step: float) -> float:
-        """What remains to do besides training: the looks, the exact statistics, the evaluations, the files."""
-        per_image = self.seconds_per_look_image or 0.4 * per_step / self.recipe.batch
-        held, test = self.held_out(), self.data.test or self.data.validation
-        looked_at = len(held[1]) if held and self.looks_fit(per_image) else 0
-        looks = EVALUATIONS * (1 - self.pace.progress(step)) * looked_at
-        weights = 2 if self.data.validation is not None else 1  # the last and the best
-        finals = weights * ((len(test) if test else 0) + 2 * self.statistics_images())
-        return per_image * (looks + finals)
+    def seed_of(self, step: int) -> int:
+        """Of dropout and stochastic depth in iteration `step`.  Each process draws its own, where that can be.
 
-    def seconds_left(self, step: int, per_step: float) -> float:
-        """Until the run is complete: what the plan takes, or what is left of the budget that the plan is made for."""
-        if self.plan.budget is not None:
-            return max(0.0, self.plan.budget - self.seconds())
-        return (self.pace.iterations - step) * per_step + self.seconds_to_finish(step, per_step)
+        Synchronised batch norms meet in every block, so a block that one process drops all of them must drop.
+        """
+        together = self.model_description.stochastic_depth > 0 and self.recipe.batch_norm_group is None
+        return key(self.plan.seed, step) if self.world.leads or together else key(self.plan.seed, step, self.world.rank)
 
     def seconds(self) -> float:
         """Time spent on this run, before and after it was resumed."""
@@ -512,29 +458,32 @@ class _Run:
 
     def record(self, step: int, rate: float, clock: Clock) -> Progress:
         """A line in metrics.jsonl: means over the iterations since the line before."""
-        loss, wrong, count = self.totals.tolist()
-        self.totals.zero_()
-        epoch = step * self.recipe.batch / len(self.data.train)
-        speed = self.recipe.batch / clock.seconds_per_step(step)
+        loss, error = self.totals.take()
+        per_step = clock.seconds_per_step(step)
         progress = Progress(
             step=step,
             iterations=self.pace.iterations,
-            epoch=epoch,
-            loss=loss / count,
+            epoch=self.epoch(step),
+            loss=loss,
             rate=rate,
-            train_error=100 * wrong / count,
-            images_per_second=speed,
-            seconds_left=self.seconds_left(step, clock.seconds_per_step(step)),
+            train_error=error,
+            images_per_second=self.recipe.batch / per_step,
+            seconds_left=self.budget.seconds_left(self.pace, step, per_step, self.seconds()),
         )
-        line = {"step": step, "epoch": round(epoch, 4), "time": round(self.seconds(), 3), "rate": rate}
-        self.write(line | {"loss": progress.loss, "train_error": progress.train_error})
+        self.write(step, {"rate": rate, "loss": loss, "train_error": error})
         return progress
 
-    def write(self, line: dict[str, Any]) -> None:
+    def write(self, step: int, numbers: dict[str, Any]) -> None:
+        """A line in metrics.jsonl, with when it was."""
+        line = {"step": step, "epoch": round(self.epoch(step), 4), "time": round(self.seconds(), 3), **numbers}
         if self.world.leads:
             self.folder.append(line)
         if self.tensorboard is not None:
             self.tensorboard.write(line)
+
+    def epoch(self, step: int) -> float:
+        """Passes over the training images after `step` iterations."""
+        return step * self.recipe.batch / len(self.data.train)
 
     def held_out(self) -> tuple[str, Images | ImageFiles] | None:
         """What is looked at while training: the validation images, or without them the test images."""
@@ -550,24 +499,16 @@ class _Run:
             return None
         split, images = held
         began = time.monotonic()
-        averaged = self.training.average is not None
-        model = self.training.average.model if self.training.average is not None else self.training.model
+        average = self.training.average
+        model = self.training.model if average is None else average.model
         with self.precision.autocast():
             scores = score(model, images, self.preprocessing, self.device)
         error = top_k_error(scores)
-        self.seconds_per_look_image = (time.monotonic() - began) / len(images)
+        self.budget.seconds_per_image = (time.monotonic() - began) / len(images)
         best = split == "validation" and (self.best_error is None or error < self.best_error)
         if best:
             self.best_error = error
-        self.write(
-            {
-                "step": step,
-                "epoch": round(step * self.recipe.batch / len(self.data.train), 4),
-                "time": round(self.seconds(), 3),
-                f"{split}_error": error,
-                "weights": "average" if averaged else "last",
-            }
-        )
+        self.write(step, {f"{split}_error": error, "weights": "last" if average is None else "average"})
         return Measured(step=step, split=split, error=error, best=best)
 
     # --- checkpoints -----------------------------------------------------------------------------------------
@@ -577,26 +518,36 @@ class _Run:
         return {
             "training": self.training.state(),
             "pace": self.pace.state(),
-            "totals": self.totals.tolist(),
+            "totals": self.totals.state(),
             "best_error": self.best_error,
             "seconds": self.seconds(),
         }
 
+    def agree_to_save(self, leader_would: bool) -> bool:
+        """Whether this process has to do with a checkpoint: the leader writes it, and gathers what is shared out."""
+        return leader_would if self.sharded is None else distributed.any_says(leader_would, self.world)
+
     def save(self, *, best: bool = False, must: bool = True) -> Iterator[Note]:
         """A checkpoint of this moment.  One that cannot be written is told, and an error only if it `must`."""
+        if self.sharded is not None:
+            self.sharded.gather()
         try:
-            self.checkpoints.save(self.training.step, self.training.tensors(), self.state(), best=best)
+            if self.world.leads:
+                self.checkpoints.save(self.training.step, self.training.tensors(), self.state(), best=best)
         except CannotWrite as error:
             if must:
                 raise
             yield Note(f"{error}; training goes on")
+        finally:
+            if self.sharded is not None:
+                self.sharded.forget()
 
     def restore(self, newest: Checkpoint | None) -> Iterator[Note]:
         """Go on from the newest whole checkpoint; without any, keep the beginning as the first one."""
         while self.world.leads and self.checkpoints.notes:
             yield Note(self.checkpoints.notes.pop(0))
         if newest is None:
-            if self.world.leads:
+            if self.agree_to_save(self.world.leads):
                 yield from self.save()
             return
         state = newest.state
@@ -604,7 +555,7 @@ class _Run:
             raise ValueError(f"{newest.path} lacks or adds {odd[0]!r}; it is of another version of residual")
         self.training.load(newest.tensors, state["training"])
         self.pace.load(state["pace"])
-        self.totals.copy_(torch.tensor(state["totals"], dtype=self.totals.dtype))
+        self.totals.load(state["totals"])
         self.best_error = state["best_error"]
         if self.world.leads:
             self.folder.keep_until(newest.step)
@@ -626,9 +577,8 @@ class _Run:
 
     def judge(self, which: str, tensors: dict[str, Tensor], step: int) -> dict[str, Any] | None:
         """Write one set of weights, and its evaluation where there are images to evaluate on."""
-        part = "average." if self.training.average is not None else "model."
         model = ResNet(self.model_description)
-        model.load_state_dict({n.removeprefix(part): t for n, t in tensors.items() if n.startswith(part)})
+        model.load_state_dict(self.training.result(tensors))
         self.precision.place(model).eval()
         if self.recipe.exact_statistics:
             set_exact_statistics(model, self.statistics_batches())
@@ -639,17 +589,16 @@ class _Run:
             "data": self.data.origin,
             "seed": self.plan.seed,
             "iterations": step,
-            "epochs": round(step * self.recipe.batch / len(self.data.train), 3),
+            "epochs": round(self.epoch(step), 3),
             "weights": which,
-            "commit": self.commit,
+            "commit": self.folder.description["environment"]["commit"],  # what the run began with
         }
         found = None
         if images is not None:
             scores = score(model, images, self.preprocessing, self.device)
             found = evaluation(scores, images, split=split, weights=which, seed=self.plan.seed)
             history |= {"split": split, "images": len(images), "top1_error": found["top1_error"]}
-            line = {"step": step, "epoch": history["epochs"], "time": round(self.seconds(), 3)}
-            self.write(line | {f"{split}_error": found["top1_error"], "weights": which, "final": True})
+            self.write(step, {f"{split}_error": found["top1_error"], "weights": which, "final": True})
             write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)
         card = Card(
             name=self.path.name if self.recipe.name == "finetune" else self.plan.model,
@@ -670,7 +619,7 @@ class _Run:
         size = min(1000, len(self.data.train), max(16, PIXELS_AT_ONCE // self.preprocessing.size**2))
         batches = training_batches(
             self.data.train,
-            replace(self.recipe.augmentation, mixup=0.0, cutmix=0.0),
+            replace(self.recipe.augmentation, mixup=0.0, cutmix=0.0, repeats=1),
             self.normalize,
             batch=size,
             seed=key(self.plan.seed, -4),
@@ -683,16 +632,9 @@ class _Run:
     def files_of(self, step: int) -> list[str]:
         """The names of the images in iteration `step` (counted from 1)."""
         batch = self.recipe.batch
-        order = Order(len(self.data.train), self.plan.seed)
+        order = Order(len(self.data.train), self.plan.seed, self.recipe.augmentation.repeats)
         _, indices = order.at(torch.arange((step - 1) * batch, step * batch))
         return [self.data.train.names[index] for index in indices.tolist()]
-
-
-def for_few_images(recipe: Recipe, images: int) -> Recipe:
-    """The recipe with batches of which an epoch has at least four: a power of two, 8 or more, where possible."""
-    if recipe.batch <= max(8, images // 4):
-        return recipe
-    return replace(recipe, batch=min(recipe.batch, images, max(8, 2 ** int(math.log2(images / 4)))))
 
 
 def adopt(model: ResNet, start: ResNet, *, same_classes: bool) -> None:

@@ -23,9 +23,10 @@ from residual.events import Finished, Measured, Note, Progress, Started, Stopped
 from residual.models.catalog import describe
 from residual.pipeline import Diverged, Plan, Stop, adopt
 from residual.recipes.finetune import finetune
+from residual.recipes.paper import paper
 from residual.recipes.recipe import Recipe
 from residual.train.loop import NonFinite
-from residual.train.optimizer import Sgd
+from residual.train.optimizer import Lamb, Sgd
 from residual.train.schedule import Schedule
 from residual.weights.sources import load
 
@@ -191,6 +192,32 @@ def test_stopped_at_random_steps_a_run_ends_bit_for_bit_as_never_stopped(tmp_pat
         seen = train_until(pipeline.resume(run, stop=stop), stop, rng.randrange(seen[-1].step + 1, seen[-1].step + 8))
     assert stops >= 2
     assert result(run) == result(tmp_path / "whole")
+
+
+def test_so_does_one_with_lamb_parts_groups_clipping_and_an_average_now_and_then(tmp_path):
+    many = recipe(
+        optimizer=Sgd(),
+        lamb=Lamb(decay=0.02),
+        schedule=Schedule(shape="cosine", rate=0.01, warmup=0.2, warmup_from=0.001),
+        loss="binary",
+        accumulate=2,
+        batch_norm_group=4,
+        clip=0.5,
+        average_every=3,
+        stochastic_depth=0.5,
+    )
+    list(pipeline.train(plan(many), tmp_path / "whole"))
+    run, stop = tmp_path / "run", Stop()
+    train_until(pipeline.train(plan(many), run, stop=stop), stop, 7)  # between two updates of the average
+    assert json.loads((run / "run.json").read_text())["model"]["stochastic_depth"] == 0.5
+    list(pipeline.resume(run))
+    assert result(run) == result(tmp_path / "whole")
+
+
+def test_one_with_lamb_and_the_binary_loss_learns_the_digits(tmp_path):
+    learning = plain(optimizer=Sgd(), lamb=Lamb(), loss="binary", iterations=60, clip=1.0)
+    *_, finished = pipeline.train(plan(learning), tmp_path / "run")
+    assert finished.evaluations["last"]["top1_error"] < 60  # 90 by chance
 
 
 def test_a_stop_between_two_measurements_loses_nothing(tmp_path):
@@ -460,6 +487,22 @@ def test_data_without_any_held_out_images_gives_weights_and_no_evaluation(tmp_pa
     assert "top1_error" not in load(run).card.history
 
 
+def test_a_recipe_may_be_shortened(tmp_path):
+    """What experiments do: the paper's schedule, on fewer iterations."""
+    short = replace(paper(), iterations=8, batch=16)
+    events = list(pipeline.train(plan(short), tmp_path / "run"))
+    rates = [event.rate for event in events if isinstance(event, Progress)]
+    assert rates == pytest.approx([0.1] * 4 + [0.01] * 2 + [0.001] * 2)
+
+
+def test_the_speed_that_is_told_is_one_that_was_measured(tmp_path):
+    """Also in the first lines, when the clock has just been restarted: no iteration takes less than a millisecond."""
+    events = pipeline.train(plan(plain(iterations=6)), tmp_path / "run")
+    told = [event.images_per_second for event in events if isinstance(event, Progress)]
+    assert len(told) == 6
+    assert max(told) < 16 / 0.001
+
+
 def test_a_batch_may_be_larger_than_the_set(tmp_path, monkeypatch):
     data = few_digits()
     monkeypatch.setattr(
@@ -607,3 +650,42 @@ def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_pa
     assert sizes == [150]
     monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 50 * 64)
     assert [len(images) for images in run.statistics_batches()] == [50, 50]
+
+
+# --- iterations that a GPU would capture ---
+
+
+def shifted(**changes: object) -> Recipe:
+    return recipe(augmentation=Augmentation(crop="pad", pad=1), **changes)
+
+
+def test_iterations_that_need_nothing_from_the_host_train_alike(tmp_path, monkeypatch):
+    list(pipeline.train(plan(shifted()), tmp_path / "one" / "run"))
+    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))  # where such iterations run uncaptured
+    list(pipeline.train(plan(shifted()), tmp_path / "two" / "run"))
+    assert result(tmp_path / "one" / "run") == result(tmp_path / "two" / "run")
+
+
+def test_such_a_run_resumes_exactly_and_goes_back_when_numbers_turn_bad(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))
+    list(pipeline.train(plan(shifted()), tmp_path / "one" / "run"))
+    stop = Stop()
+    train_until(pipeline.train(plan(shifted()), tmp_path / "two" / "run", stop=stop), stop, 7)
+    list(pipeline.resume(tmp_path / "two" / "run"))
+    assert result(tmp_path / "one" / "run") == result(tmp_path / "two" / "run")
+    with pytest.raises(Diverged, match="again, after going back"):
+        list(pipeline.train(plan(shifted(schedule=Schedule(shape="linear", rate=1e30))), tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [recipe(), shifted(accumulate=2), shifted(clip=1.0), shifted(lamb=Lamb(), optimizer=Sgd())],
+    ids=["mixed", "in parts", "clipped", "lamb"],
+)
+def test_what_needs_the_host_is_never_captured(tmp_path, monkeypatch, other: Recipe):
+    def refused(*given: object, **named: object) -> None:
+        raise AssertionError("captured")
+
+    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))
+    monkeypatch.setattr(pipeline, "fit_resident", refused)
+    assert any(isinstance(event, Finished) for event in pipeline.train(plan(other), tmp_path / "run"))

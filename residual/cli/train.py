@@ -1,5 +1,6 @@
 """residual train: a network, images and a recipe become a run."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ def train(
         str | None, typer.Option(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="modern (default), paper, paper-choosing or finetune.")
+        str | None, typer.Option(metavar="NAME", help="modern (default), paper, finetune, wide, torchvision-v2, ...")
     ] = None,
     time: Annotated[
         str | None, typer.Option(help="End, annealed, within this time: 90s, 15m, 1h30m.", metavar="DURATION")
@@ -35,12 +36,20 @@ def train(
     size: Annotated[
         int | None, typer.Option(metavar="PIXELS", help="Side of the square that photographs are brought to.")
     ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Parts in which a batch passes through the network, to save memory (1).", min=1),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Decides weights, order and augmentation (0).", min=0)
     ] = None,
     device: Annotated[str | None, typer.Option(metavar="NAME", help="auto (default), cpu, cuda, cuda:1, mps.")] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes that decode images (2).", min=0)] = None,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="The run folder (runs/NAME of the network).")] = None,
+    shard_optimizer: Annotated[
+        bool,
+        typer.Option("--shard-optimizer", help="Under torchrun: each process keeps a share of the optimizer's state."),
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if absent.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
@@ -65,7 +74,9 @@ def train(
         "device": device,
         "workers": workers,
         "budget": budget,
+        "shard_optimizer": shard_optimizer or None,
     }
+    resume = resume or _restarted(out)
     if resume:
         folder = _folder_to_resume(out)
     elif not model or not data:
@@ -86,10 +97,11 @@ def train(
     stop = pipeline.Stop()
     listen(stop)
     if resume:
-        _refuse_other_settings(folder, pipeline.planned(folder), recipe, epochs, asked)
+        changed = {"recipe": recipe, "epochs": epochs, "accumulate": accumulate}
+        _refuse_other_settings(folder, pipeline.planned(folder), asked | changed)
         events = pipeline.resume(folder, stop=stop, workers=workers, device=device)
     else:
-        plan = _plan(asked, recipe or "modern", epochs, download=download, tensorboard=tensorboard)
+        plan = _plan(asked, recipe or "modern", epochs, accumulate, download=download, tensorboard=tensorboard)
         events = pipeline.train(plan, folder, stop=stop)
     if not watch(events, folder, stop=stop, as_json=as_json) and stop.signal:
         raise typer.Exit(128 + stop.signal)
@@ -107,6 +119,18 @@ def seconds(duration: str) -> float:
     return total
 
 
+def _restarted(out: Path | None) -> bool:
+    """Whether torchrun starts this again after a process died: then a run that has begun goes on."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return False
+    if out is None:
+        raise ValueError(
+            "torchrun has restarted this training, and nothing tells which run it was: give the folder from the "
+            "beginning, with --out runs/NAME"
+        )
+    return (out / "run.json").is_file()
+
+
 def _refuse_unknown(model: str) -> None:
     from residual.models.catalog import describe
 
@@ -116,7 +140,15 @@ def _refuse_unknown(model: str) -> None:
     describe(model)
 
 
-def _plan(asked: dict[str, object], recipe: str, epochs: float | None, *, download: bool, tensorboard: bool) -> "Plan":
+def _plan(
+    asked: dict[str, object],
+    recipe: str,
+    epochs: float | None,
+    accumulate: int | None,
+    *,
+    download: bool,
+    tensorboard: bool,
+) -> "Plan":
     from residual.models.catalog import describe
     from residual.pipeline import Plan
     from residual.recipes.catalog import recipe_named
@@ -126,6 +158,8 @@ def _plan(asked: dict[str, object], recipe: str, epochs: float | None, *, downlo
     chosen = recipe_named(recipe, load(model).description if recipe == "finetune" else describe(model))
     if epochs is not None:
         chosen = replace(chosen, epochs=epochs, iterations=None)
+    if accumulate is not None:
+        chosen = replace(chosen, accumulate=accumulate)
     given = {name: value for name, value in asked.items() if value is not None}
     return Plan(recipe=chosen, download=download, tensorboard=tensorboard, **given)  # type: ignore[arg-type]
 
@@ -141,12 +175,10 @@ def _folder_to_resume(out: Path | None) -> Path:
     return out
 
 
-def _refuse_other_settings(
-    folder: Path, plan: "Plan", recipe: str | None, epochs: float | None, asked: dict[str, object]
-) -> None:
+def _refuse_other_settings(folder: Path, plan: "Plan", asked: dict[str, object]) -> None:
     """A resumed run keeps its settings; one that decides its numbers and is given again must be the same."""
-    then = {**vars(plan), "recipe": plan.recipe.name, "epochs": plan.recipe.epochs}
-    for name, value in {**asked, "recipe": recipe, "epochs": epochs}.items():
+    then = {**vars(plan), **vars(plan.recipe), "recipe": plan.recipe.name}
+    for name, value in asked.items():
         if name not in ("workers", "device") and value is not None and value != then[name]:
             flag = "time" if name == "budget" else name
             raise ValueError(

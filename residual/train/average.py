@@ -13,12 +13,18 @@ class WeightAverage:
     """An exponential moving average of a network's parameters and buffers (Polyak; Tarvainen & Valpola 2017).
 
     The first updates use a shorter memory, (1 + n) / (10 + n), so that the random start is soon forgotten.
+    every: iterations between updates; more than one saves time, and `decay` is then for as many.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
+    def __init__(self, model: nn.Module, decay: float, *, every: int = 1) -> None:
+        self.decay, self.every = decay, every
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+
+    def saw(self, model: nn.Module, step: int) -> None:
+        """Iteration `step` (counted from 1) is done: update where it is due."""
+        if step % self.every == 0:
+            self.update(model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -9,10 +9,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-
-from residual.train.average import BATCH_NORMS
+from torch.distributed.rendezvous import rendezvous
 
 T = TypeVar("T")
+
+ASK_EVERY = 10  # iterations between the questions that GPUs ask each other
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,7 @@ class World:
         return self.rank == 0
 
     def shard(self, positions: Tensor) -> Tensor:
-        """This process's share of a global batch; refuses a batch that does not divide.
-
-        Images are mixed with their mirror in the batch (data/transforms.py), so a share is a run of rows and the
-        mirrored run: its own mirror is then the global one.
-        """
+        """This process's share of a global batch; refuses a batch that does not divide."""
         count = len(positions)
         if self.size == 1:
             return positions
@@ -42,9 +39,25 @@ class World:
                 f"a batch of {count} images cannot be shared by {self.size} processes, which each take a number of "
                 f"pairs: let the batch be a multiple of {2 * self.size}, or start another number of processes"
             )
-        half = count // (2 * self.size)
-        first = self.rank * half
-        return torch.cat([positions[first : first + half], positions[count - first - half : count - first]])
+        return share_of(positions, self.rank, self.size)
+
+
+def share_of(rows: Tensor, number: int, shares: int) -> Tensor:
+    """Share `number` (from 0) of the rows of a batch, of as many equal shares as said; refuses rows that do not divide.
+
+    Images are mixed with their mirror in the batch (data/transforms.py), so a share is a run of rows and the
+    mirrored run: its own mirror is then the global one.  A share of a share is a share of the whole: part k of g of
+    share r of n is share g r + k of g n.
+    """
+    if shares == 1:
+        return rows
+    if len(rows) % (2 * shares):
+        raise ValueError(
+            f"{len(rows)} images do not divide into {shares} parts of pairs: let there be a multiple of {2 * shares}"
+        )
+    half = len(rows) // (2 * shares)
+    first = number * half
+    return torch.cat([rows[first : first + half], rows[len(rows) - first - half : len(rows) - first]])
 
 
 def join(device: torch.device) -> World:
@@ -60,7 +73,13 @@ def join(device: torch.device) -> World:
             )
         torch.cuda.set_device(world.local_rank)  # where NCCL puts what it sends
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, rank, size = next(iter(rendezvous("env://")))
+        if os.environ.get("GROUP_WORLD_SIZE") == "1":
+            # torchrun keeps its store over a restart: what a process that died left there must not be taken for that of
+            # the one in its place.  Several torchruns count restarts apart; docs/cluster.md says what they need.
+            store = dist.PrefixStore(f"restart {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)  # type: ignore[attr-defined]
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size)
     return world
 
 
@@ -74,6 +93,7 @@ def share(model: nn.Module, world: World, *, drops: bool) -> nn.Module:
     """The model as the processes train it together: gradients are averaged.  Alone: the model itself.
 
     drops: whether an iteration may leave out parameters, as stochastic depth does.
+    The moving averages of batch norms that are not synchronised follow the leader's images.
     """
     if world.size == 1:
         return model
@@ -111,61 +131,9 @@ def from_leader(make: Callable[[], T], world: World) -> T:
     return made
 
 
-class _Gathered(torch.autograd.Function):
-    """One row from each process: (F,) -> (processes, F)."""
-
-    @staticmethod
-    def forward(context: Any, row: Tensor) -> Tensor:
-        rows = [torch.empty_like(row) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, row.contiguous())
-        return torch.stack(rows)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
-
-
-class SyncedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm over the images of all processes, on any device (`torch.nn.SyncBatchNorm` needs a GPU)."""
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        assert input.ndim >= 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, *) -> the same shape, normalised by the statistics of all processes' (B, *)."""
-        if not self.training:
-            return super().forward(x)
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        channels = x.shape[1]
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        here = wide.new_full((1,), x.numel() // channels)
-        rows = _Gathered.apply(torch.cat([*torch.var_mean(wide, axes, correction=0), here]))
-        variances, means, counts = rows.split([channels, channels, 1], dim=1)
-        count = counts.sum()
-        # of deviations, not of squares: the difference of two large numbers would leave little
-        mean = (counts * means).sum(0) / count
-        variance = (counts * (variances + (means - mean).square())).sum(0) / count
-        with torch.no_grad():
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            weight = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
-            self.running_mean.lerp_(mean, weight)
-            self.running_var.lerp_(variance * count / (count - 1), weight)
-        shape = [1, channels] + [1] * (x.ndim - 2)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return torch.addcmul((self.bias - mean * scale).view(shape), wide, scale.view(shape)).to(x.dtype)
-
-
-def sync_batch_norms(model: nn.Module) -> nn.Module:
-    """Let every batch norm in `model` see the images of all processes.  Names and parameters stay."""
-    for module in model.modules():
-        if isinstance(module, BATCH_NORMS):
-            module.__class__ = SyncedBatchNorm  # the same parameters and buffers, another forward
-    return model
+def may_ask(step: int, world: World) -> bool:
+    """Whether processes may ask each other something after iteration `step`: on GPUs an answer waits for the device."""
+    return world.size == 1 or dist.get_backend() != "nccl" or step % ASK_EVERY == 0
 
 
 def any_says(yes: bool, world: World) -> bool:

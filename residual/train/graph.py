@@ -115,6 +115,6 @@ def fit_resident(
         if (training.step + 1) % check_every == 0 and bad:
             raise NonFinite(training.step + 1)
         if training.average is not None:
-            training.average.update(training.model)
+            training.average.saw(training.model, training.step + 1)
         training.step += 1
         yield Step(training.step, now, loss, measures)

@@ -1,6 +1,7 @@
 """The loop.  It knows neither images nor boxes, and what happens between two steps is the caller's `for`."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -75,6 +76,11 @@ class Training:
             named |= {f"average.{name}": value for name, value in self.average.model.state_dict().items()}
         return named
 
+    def result(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights that such a training ends with, of its tensors: the average where there is one."""
+        part = "model." if self.average is None else "average."
+        return {name.removeprefix(part): value for name, value in tensors.items() if name.startswith(part)}
+
     def state(self) -> dict[str, Any]:
         """The numbers beside the tensors."""
         groups = [
@@ -122,6 +128,8 @@ def fit(
     *,
     seed_at: Callable[[int], int],
     precision: Precision,
+    parts_of: Callable[[Batch], Sequence[Batch]] = lambda batch: [batch],
+    clip: float | None = None,
     check_every: int | None = None,
 ) -> Iterator[Step]:
     """Train in place and yield after every iteration, as long as there are batches.
@@ -130,6 +138,9 @@ def fit(
     rate_at, seed_at: the learning rate and the random seed of an iteration (counted from 0).
     Evaluate, record, save or stop between steps; training mode is set again before each one.
 
+    parts_of: a batch in equal parts that go through the network one after another, so that one part has to fit into
+        memory; the step is that of the mean of their losses.  Measures are added up.
+    clip: all gradients together are shortened to this length where they are longer (Pascanu et al. 2013).
     check_every: iterations between looks for bad numbers; None: 1 on the CPU, CHECK_EVERY on a GPU, where each
         look waits for the device.
 
@@ -148,16 +159,46 @@ def fit(
             group["lr"] = rate
         model.train()
         optimizer.zero_grad(set_to_none=True)
-        with precision.autocast():
-            loss, measures = loss_of(model, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
-        loss = loss.detach()
-        norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-        bad |= ~(torch.stack(norms).sum() + loss).isfinite()
+        loss, measures = _gradients(model, parts_of(batch), loss_of, precision)
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm(gradients))
+        bad |= ~(norms.sum() + loss).isfinite()
         if (training.step + 1) % check_every == 0 and bad:
             raise NonFinite(training.step + 1)
+        if clip is not None:
+            torch._foreach_mul_(gradients, (clip / torch.linalg.vector_norm(norms)).clamp(max=1.0))
         optimizer.step()
         if training.average is not None:
-            training.average.update(training.model)
+            training.average.saw(training.model, training.step + 1)
         training.step += 1
         yield Step(training.step, rate, loss, measures)
+
+
+def _gradients(
+    model: nn.Module,
+    parts: Sequence[Batch],
+    loss_of: Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]],
+    precision: Precision,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The gradients of the mean loss of `parts`, in the parameters; that loss, and what was measured in all of them."""
+    whole: tuple[Tensor, dict[str, Tensor]] | None = None
+    for number, part in enumerate(parts, start=1):
+        with _unshared(model) if number < len(parts) else nullcontext():
+            with precision.autocast():
+                loss, measures = loss_of(model, part)
+            loss = loss / len(parts) if len(parts) > 1 else loss
+            loss.backward()  # type: ignore[no-untyped-call]
+        loss = loss.detach()
+        if whole is not None:
+            loss = whole[0] + loss
+            measures = {name: whole[1][name] + value for name, value in measures.items()}
+        whole = loss, measures
+    assert whole is not None, "a batch of no parts"
+    return whole
+
+
+def _unshared(model: nn.Module) -> AbstractContextManager[None]:
+    """Where gradients stay in this process: they are exchanged once, with the last part."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.no_sync()
+    return nullcontext()

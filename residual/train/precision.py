@@ -38,6 +38,11 @@ class Precision:
     device: torch.device
     bfloat16: bool
 
+    @property
+    def format(self) -> Literal["float32", "bfloat16"]:
+        """The number format by its name."""
+        return "bfloat16" if self.bfloat16 else "float32"
+
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which the forward pass runs."""
         if not self.bfloat16:

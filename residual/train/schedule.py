@@ -4,16 +4,19 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from residual.records import convert
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """The learning rate over a training whose length is a fraction from 0 to 1.
 
-    shape: "steps" divides by ten at each of `drops`; "linear" and "cosine" fall to zero.
+    shape: "steps" multiplies by `factor` at each of `drops`; "linear" and "cosine" fall to zero.
     rate: the highest rate.  drops: fractions of the training; section 4.2's 32k and 48k of 64k are 0.5 and 0.75.
-    warmup: fraction of the training in which the rate climbs linearly to `rate`.
+    warmup: fraction of the training in which the rate climbs linearly from `warmup_from` to `rate`.
     warmup_rate, warmup_error: hold `warmup_rate` until the training error has fallen under `warmup_error`
         percent (section 4.2 for 110 layers: 0.01 until 80 %); None: no such warm-up.
+    hold: fraction of the training in which `warmup_rate` is held, whatever the error.
     """
 
     shape: Literal["steps", "linear", "cosine"]
@@ -22,6 +25,9 @@ class Schedule:
     warmup: float = 0.0
     warmup_rate: float = 0.01
     warmup_error: float | None = None
+    factor: float = 0.1
+    warmup_from: float = 0.0
+    hold: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.rate < math.inf:
@@ -30,19 +36,27 @@ class Schedule:
             raise ValueError(f"drops {self.drops} belong to a schedule of steps; this one is {self.shape!r}")
         if list(self.drops) != sorted(self.drops) or not all(0 < drop < 1 for drop in self.drops):
             raise ValueError(f"drops are rising fractions of the training, between 0 and 1, got {self.drops}")
+        if not 0 < self.factor < 1:
+            raise ValueError(f"factor is what a drop leaves of the rate, above 0 and below 1, got {self.factor}")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is the fraction of the training in which the rate climbs, got {self.warmup}")
-        if self.warmup and self.warmup_error is not None:
+        if not 0 <= self.hold < 1:
+            raise ValueError(f"hold is the fraction of the training in which the rate is held, got {self.hold}")
+        if (self.warmup > 0) + (self.hold > 0) + (self.warmup_error is not None) > 1:
             raise ValueError("a warm-up ends at a fraction of the training or at a training error, not at both")
+        if not 0 <= self.warmup_from <= self.rate:
+            raise ValueError(f"a warm-up climbs to the rate {self.rate}; it cannot begin at {self.warmup_from}")
 
     def at(self, progress: float) -> float:
         """The rate when `progress` (0 to 1) of the training is done; `warmup_error` is the pace's business."""
+        if progress < self.hold:
+            return self.warmup_rate
         if progress < self.warmup:
-            return self.rate * progress / self.warmup
+            return self.warmup_from + (self.rate - self.warmup_from) * progress / self.warmup
         done = (progress - self.warmup) / (1 - self.warmup)
         match self.shape:
             case "steps":
-                return self.rate * 0.1 ** sum(progress >= drop for drop in self.drops)
+                return self.rate * self.factor ** sum(progress >= drop for drop in self.drops)
             case "linear":
                 return self.rate * (1 - done)
             case "cosine":
@@ -100,10 +114,7 @@ class Pace:
         mine = self.state()
         if state.keys() != mine.keys():
             raise ValueError(f"the checkpoint's pace lacks or adds {sorted(state.keys() ^ mine.keys())}")
-        if {**state["schedule"], "drops": list(state["schedule"]["drops"])} != {
-            **mine["schedule"],
-            "drops": list(mine["schedule"]["drops"]),
-        }:
+        if convert(state["schedule"], Schedule) != self.schedule:
             raise ValueError(f"the checkpoint was trained with the schedule {state['schedule']}")
         for name in mine.keys() - {"schedule"}:
             setattr(self, name, state[name])

@@ -39,6 +39,17 @@ def test_the_settings_arrive_in_the_plan_and_the_folder_is_named_for_the_network
     assert plan == replace(plan, model="resnet8", data="digits", seed=3, device="cpu", workers=0, budget=None)
     assert (plan.recipe.name, plan.recipe.epochs, plan.recipe.iterations) == ("paper", 0.1, None)
     assert (Path("runs/resnet8-2") / "report.html").is_file()
+    said = say("train", "--resume", "--out", "runs/resnet8-2", "--accumulate", 2)
+    assert (said.code, "accumulate 1" in said.err) == (2, True)
+
+
+def test_a_batch_may_pass_in_parts(say: Callable[..., Any]):
+    assert say("train", "--model", "resnet8", *QUICK, "--accumulate", 4, "--out", "run").code == 0
+    assert planned(Path("run")).recipe.accumulate == 4
+    odd = say("train", "--model", "resnet8", *QUICK, "--accumulate", 7, "--out", "odd")
+    assert odd.code == 2
+    assert "7 parts" in odd.err
+    assert not Path("odd").exists()
 
 
 def test_json_lines_parse_and_resuming_a_complete_run_says_the_same_again(say: Callable[..., Any]):
@@ -57,6 +68,27 @@ def test_a_run_is_gone_on_from_on_other_data(say: Callable[..., Any], trained: P
     described = json.loads(Path("fine/run.json").read_text())
     assert described["recipe"]["name"] == "finetune"
     assert described["data"]["classes"] == ["cat", "dog"]
+
+
+def test_what_torchrun_starts_again_goes_on_with_its_run(say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    words = ("train", "--model", "resnet8", *QUICK, "--out", "run")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert say(*words).code == 0  # nothing had begun before the restart
+    again = say(*words)
+    assert (again.code, again.err) == (0, "")
+    assert "going on from step" in again.out
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert "already holds a run" in say(*words).err
+
+
+def test_a_restart_without_a_folder_does_not_begin_another_run(
+    say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    said = say("train", "--model", "resnet8", *QUICK)
+    assert said.code == 2
+    assert "--out" in said.err
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -33,6 +33,19 @@ def test_the_average_is_the_formula(decay):
         torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6)
 
 
+def test_an_average_of_every_third_iteration_sees_those_alone():
+    often, seldom = WeightAverage(network(), 0.9), WeightAverage(network(), 0.9, every=3)
+    model = network()
+    for step in range(1, 11):
+        disturb(model)
+        seldom.saw(model, step)
+        if step in (3, 6, 9):
+            often.update(model)
+    assert seldom.updates == 3
+    for name, value in seldom.model.state_dict().items():
+        assert torch.equal(value, often.model.state_dict()[name])
+
+
 def test_the_average_of_equal_weights_is_those_weights():
     model = network()
     average = WeightAverage(model, 0.9)

@@ -34,3 +34,15 @@ def test_before_the_first_step_the_time_until_now_is_one_step(now):
     measured = clock.Clock(5)
     now[0] += 3
     assert measured.seconds_per_step(5) == 3
+
+
+def test_just_after_a_restart_the_measurement_before_it_stands(now):
+    measured = clock.Clock(0)
+    now[0] += 8
+    measured.restart(4)
+    assert measured.seconds_per_step(4) == 2
+    now[0] += 1
+    measured.restart(4)
+    assert measured.seconds_per_step(4) == 2
+    now[0] += 5
+    assert measured.seconds_per_step(5) == 5

@@ -2,14 +2,14 @@
 
 import itertools
 import json
-import multiprocessing
 import os
-import socket
+import subprocess
+import sys
 import time
-import traceback
-import warnings
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -24,50 +24,14 @@ from residual.models.resnet import ResNet
 from residual.recipes.recipe import Recipe
 from residual.train import distributed
 from residual.train.average import WeightAverage
-from residual.train.distributed import SyncedBatchNorm, World, sync_batch_norms
+from residual.train.batch_norm import set_batch_norms
+from residual.train.distributed import World, share_of
 from residual.train.loop import Training, fit
 from residual.train.optimizer import Sgd, make_optimizer
 from residual.train.precision import Precision
 from residual.train.schedule import Schedule
 
 CPU = Precision(torch.device("cpu"), bfloat16=False)
-
-
-@pytest.fixture
-def together(tmp_path):
-    """together(work, size=2): what work(world) returned in each of the processes."""
-
-    def run(work, size=2):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-
-        def body(rank):
-            os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-            code = 1
-            try:
-                torch.save(work(distributed.join(CPU.device)), tmp_path / f"{rank}.pt")
-                distributed.leave()
-                code = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(code)
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # newer Pythons warn of forks beside threads
-            processes = [multiprocessing.get_context("fork").Process(target=body, args=(r,)) for r in range(size)]
-            for process in processes:
-                process.start()
-        for process in processes:
-            process.join(60)
-            if process.exitcode is None:
-                process.kill()
-        assert [process.exitcode for process in processes] == [0] * size
-        return [torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(size)]
-
-    return run
 
 
 # --- who has what ---
@@ -158,75 +122,76 @@ def test_where_the_leader_fails_nobody_waits_for_it(together):
     ]
 
 
-# --- batch norm ---
+def test_over_gloo_processes_may_always_ask_and_gpus_every_tenth_iteration(monkeypatch):
+    assert distributed.may_ask(3, World())
+    for backend, expected in (("gloo", [1, 2, 9, 10, 11, 20]), ("nccl", [10, 20])):
+        monkeypatch.setattr(distributed.dist, "get_backend", lambda backend=backend: backend)
+        assert [step for step in (1, 2, 9, 10, 11, 20) if distributed.may_ask(step, World(1, 2, 1))] == expected
 
 
-@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 5), (8, 3, 4, 5), (8, 3, 2, 2, 2)])
-def test_batch_norm_of_all_processes_is_batch_norm_of_the_joined_batch(together, shape):
-    """Forward, backward, running statistics and evaluation, with unequal shares."""
-    torch.manual_seed(0)
-    plain = [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][len(shape) - 1](3)
-    plain = plain.double()
-    nn.init.normal_(plain.weight)
-    nn.init.normal_(plain.bias)
-    x = torch.randn(shape, dtype=torch.float64) * 3 + 5
-    upstream = torch.randn(shape, dtype=torch.float64)
-    rows = [slice(0, 5), slice(5, 8)]
+@pytest.mark.parametrize(("depth", "group", "apart"), [(0.0, None, True), (0.5, 16, True), (0.5, None, False)])
+def test_every_process_drops_otherwise_where_it_can_and_always_the_same(tmp_path, depth, group, apart):
+    asked = replace(plan(), recipe=replace(plan().recipe, batch_norm_group=group))
 
-    def measure(norm, x, upstream):
-        x = x.clone().requires_grad_()
-        y = norm(x)
-        y.backward(upstream)
-        return {
-            "y": y.detach(),
-            "x": x.grad,
-            "weight": norm.weight.grad,
-            "bias": norm.bias.grad,
-            "evaluated": norm.eval()(x).detach(),
-            **dict(norm.named_buffers()),
-        }
+    def seeds(rank: int, size: int) -> list[int]:
+        run = pipeline._Run(asked, tmp_path, pipeline.Stop(), World(rank, size, rank))
+        run.model_description = replace(describe("resnet8"), stochastic_depth=depth)
+        return [run.seed_of(step) for step in range(50)]
 
-    parts = together(lambda world: measure(sync_batch_norms(plain), x[rows[world.rank]], upstream[rows[world.rank]]))
-    whole = measure(plain, x, upstream)
-    for name in ("y", "x", "evaluated"):
-        torch.testing.assert_close(torch.cat([part[name] for part in parts]), whole[name], rtol=1e-10, atol=1e-10)
-    for name in ("weight", "bias"):
-        torch.testing.assert_close(sum(part[name] for part in parts), whole[name], rtol=1e-10, atol=1e-10)
-    for name in ("running_mean", "running_var", "num_batches_tracked"):
-        for part in parts:
-            torch.testing.assert_close(part[name], whole[name], rtol=1e-10, atol=1e-10)
+    assert seeds(0, 4) == seeds(0, 1) == [key(0, step) for step in range(50)]
+    assert len({seed for rank in range(4) for seed in seeds(rank, 4)}) == (200 if apart else 50)
+    assert seeds(2, 4) == seeds(2, 4)
 
 
-def test_a_mean_far_from_zero_leaves_the_variance_exact(together):
-    """As the difference of two squares, a variance of 1 around 5000 would be noise in float32."""
-    x = 5000 + torch.randn(16, 2, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def work(world):
-        norm = sync_batch_norms(nn.BatchNorm2d(2, momentum=1.0))
-        norm(x[world.rank * 8 : world.rank * 8 + 8])
-        return norm.running_var
-
-    for found in together(work):
-        torch.testing.assert_close(found.double(), x.double().var((0, 2, 3)), rtol=1e-4, atol=0)
+@pytest.mark.parametrize("group", [None, 8])
+def test_two_processes_drop_blocks_and_arrive(together, tmp_path, group):
+    dropping = replace(plan().recipe, stochastic_depth=0.8, batch_norm_group=group, iterations=6)
+    asked = replace(plan(), recipe=dropping)
+    finished, _ = together(lambda world: [type(event) for event in pipeline.train(asked, tmp_path / "run")])
+    assert finished[-1] is Finished
 
 
-def test_in_short_format_statistics_stay_long(together):
-    x = torch.randn(8, 2, 4, 4).bfloat16()
+def test_a_share_of_a_share_is_a_share_of_the_whole():
+    rows = torch.arange(48)
+    for outer, inner in ((2, 2), (2, 4), (3, 2), (1, 6)):
+        for rank in range(outer):
+            for part in range(inner):
+                nested = share_of(share_of(rows, rank, outer), part, inner)
+                assert nested.tolist() == share_of(rows, rank * inner + part, outer * inner).tolist()
 
-    def work(world):
-        norm = sync_batch_norms(nn.BatchNorm2d(2))
-        return norm(x[world.rank * 4 : world.rank * 4 + 4]).dtype, norm.running_mean.dtype
 
-    assert together(work) == [(torch.bfloat16, torch.float32)] * 2
+def test_rows_that_do_not_divide_into_parts_of_pairs_are_refused():
+    with pytest.raises(ValueError, match="a multiple of 6"):
+        share_of(torch.arange(8), 0, 3)
 
 
-def test_synchronising_keeps_names_parameters_and_averages():
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
-    names, weight = list(model.state_dict()), model[1].weight
-    sync_batch_norms(model)
-    assert isinstance(model[1], SyncedBatchNorm)
-    assert list(model.state_dict()) == names
-    assert model[1].weight is weight
+@pytest.mark.parametrize("changes", [{}, {"order": "full"}])
+def test_two_processes_that_do_not_synchronise_train_what_one_trains_with_groups(together, changes):
+    """The paper's two GPUs of 64 images each, in small: weights, moving averages, momentum, average of the weights."""
+    parts = together(lambda world: train(world, 8, torch.float64, group=6, **changes))
+    alone = train(World(), 8, torch.float64, group=6, **changes)
+    together_all = train(World(), 8, torch.float64, **changes)
+    for name, value in parts[0].items():  # the leader's are those that are kept
+        torch.testing.assert_close(value, alone[name], rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+    assert not torch.allclose(alone["model.classifier.weight"], together_all["model.classifier.weight"], rtol=1e-3)
+
+
+def test_parts_are_exchanged_once_and_train_what_one_process_trains(together):
+    """Two processes of two parts each: groups of a quarter of the batch."""
+    parts = together(lambda world: train(world, 8, torch.float64, group=3 * 2, count=24, accumulate=2))
+    alone = train(World(), 8, torch.float64, group=3 * 2, count=24)
+    for name, value in alone.items():
+        if "running" not in name and "tracked" not in name:  # of parts, each one moves the moving averages
+            torch.testing.assert_close(parts[0][name], value, rtol=1e-9, atol=1e-9)
+            assert torch.equal(parts[0][name], parts[1][name])
+
+
+def test_processes_that_drop_other_blocks_in_other_parts_keep_the_same_weights(together):
+    """A block that the last part leaves out still has its gradient from the first, and it is exchanged."""
+    settings = {"group": 6, "count": 24, "accumulate": 2, "apart": True, "stochastic_depth": 0.8}
+    parts = together(lambda world: train(world, 8, torch.float64, **settings))
+    weights = [name for name in parts[0] if "running" not in name and "tracked" not in name]
+    assert all(torch.equal(parts[0][name], parts[1][name]) for name in weights)
 
 
 # --- the same training ---
@@ -242,19 +207,28 @@ def some_images() -> Images:
     )
 
 
-def train(world: World, steps: int, dtype: torch.dtype, **changes: object) -> dict[str, torch.Tensor]:
+def train(
+    world: World,
+    steps: int,
+    dtype: torch.dtype,
+    *,
+    group: int | None = None,
+    count: int = 12,
+    accumulate: int = 1,
+    apart: bool = False,
+    **changes: object,
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = ResNet(replace(describe("resnet8"), widths=(4, 4, 8), stem_width=4, classes=3, image=8, **changes))
     model.to(dtype)
-    if world.size > 1:
-        sync_batch_norms(model)
+    set_batch_norms(model, group, count // world.size // accumulate, world)
     CPU.place(model)
     average = WeightAverage(model, 0.9)
     shared = distributed.share(model, world, drops=model.description.stochastic_depth > 0)
     training = Training(model, make_optimizer(model, Sgd(nesterov=True, decay_all=False)), average, shared=shared)
     normalize = Normalize(Preprocessing(size=8, mean=(127.0,) * 3, std=(70.0,) * 3))
     batches = training_batches(
-        some_images(), Augmentation(pad=1, mixup=0.5, cutmix=0.5), normalize, batch=12, seed=0, start=0,
+        some_images(), Augmentation(pad=1, mixup=0.5, cutmix=0.5), normalize, batch=count, seed=0, start=0,
         device=CPU.device, shard=world.shard,
     )  # fmt: skip
 
@@ -264,7 +238,17 @@ def train(world: World, steps: int, dtype: torch.dtype, **changes: object) -> di
         partner = nn.functional.cross_entropy(logits, batch.labels.flip(0))
         return batch.share * loss + (1 - batch.share) * partner, {}
 
-    running = fit(training, batches, loss_of, lambda step: 0.05, seed_at=lambda step: key(0, step), precision=CPU)
+    def parts_of(batch):
+        names = ("images", "labels", "indices")
+        return [
+            replace(batch, **{name: share_of(getattr(batch, name), part, accumulate) for name in names})
+            for part in range(accumulate)
+        ]
+
+    running = fit(
+        training, batches, loss_of, lambda step: 0.05, precision=CPU, parts_of=parts_of,
+        seed_at=lambda step: key(0, step, world.rank) if apart else key(0, step),
+    )  # fmt: skip
     for _ in itertools.islice(running, steps):
         pass
     return {name: value.clone() for name, value in training.tensors().items()}
@@ -372,3 +356,79 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_anything_is_written(tog
 
     assert all("multiple of 4" in said for said in together(work))
     assert not (tmp_path / "run").exists()
+
+
+# --- a process that dies ---
+
+WORK = """
+import os, signal, sys
+from pathlib import Path
+
+import msgspec
+
+from residual import pipeline
+
+run, plan = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2].encode(), type=pipeline.Plan)
+first_life, honest = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", pipeline.fit
+
+
+def fit(*arguments, **named):
+    for step in honest(*arguments, **named):
+        if first_life and step.number == 8 and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield step
+
+
+pipeline.fit = fit
+begun = (run / "run.json").exists()
+for _ in pipeline.resume(run) if begun else pipeline.train(plan, run):
+    pass
+"""
+
+
+def test_a_node_that_dies_is_replaced_and_the_weights_are_those_of_a_quiet_run(together, tmp_path):
+    """torchrun starts all processes again, and they go on from the last checkpoint: step 5, of 12."""
+    (tmp_path / "work.py").write_text(WORK)
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    words = [tmp_path / "work.py", tmp_path / "run", msgspec.json.encode(plan()).decode()]
+    said = subprocess.run(
+        [sys.executable, "-m", *torchrun, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+    assert said.returncode == 0, said.stderr
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "resumed" in line] == [5]
+    together(lambda world: [None for _ in pipeline.train(plan(), tmp_path / "quiet")])
+    one, two = (pipeline.load(tmp_path / name).state_dict() for name in ("run", "quiet"))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+# --- docs/cluster.md ---
+
+CLUSTER = (Path(__file__).parents[2] / "docs" / "cluster.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet152", "wide_resnet101_2"])
+def test_the_scaling_plan_counts_the_bytes_of_the_network(name):
+    with torch.device("meta"):
+        model = ResNet(describe(name))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    sent = [f"{2 * (n - 1) / n * 4 * parameters / 1e6:.1f} MB" for n in (8, 64)]
+    assert f"| {parameters:,} | {4 * parameters:,} | {sent[0]} | {sent[1]} |" in CLUSTER
+
+
+def test_the_scaling_plan_s_times_are_bytes_over_bandwidth_and_its_batch_norms_are_all():
+    with torch.device("meta"):
+        model = ResNet(describe("resnet50"))
+    gradient = 4 * sum(parameter.numel() for parameter in model.parameters())
+    for bandwidth in (1.25, 3.125, 12.5, 25, 50):
+        times = [1000 * 2 * (n - 1) / n * gradient / (bandwidth * 1e9) for n in (8, 64)]
+        assert f"| {bandwidth:g} | {times[0]:.1f} ms | {times[1]:.1f} ms |" in CLUSTER
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert f"{len(norms)} batch norms" in CLUSTER
+    assert f"{2 * len(norms)} exchanges" in CLUSTER
+    assert f"{sum(module.num_features for module in norms):,} channels" in CLUSTER

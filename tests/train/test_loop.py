@@ -13,7 +13,9 @@ from residual.data.transforms import Augmentation, Normalize, Preprocessing, key
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
 from residual.train.average import WeightAverage
+from residual.train.batch_norm import group_batch_norms
 from residual.train.checkpoint import Checkpoints
+from residual.train.distributed import share_of
 from residual.train.loop import NonFinite, Training, fit
 from residual.train.optimizer import Sgd, make_optimizer
 from residual.train.precision import Precision
@@ -110,6 +112,86 @@ def test_a_step_is_forward_backward_and_the_optimizer():
     assert same(dict(what.model.state_dict()), dict(model.state_dict()))
 
 
+# --- parts of a batch ---
+
+
+def halves_and_more(parts: int):
+    def parts_of(batch):
+        names = ("images", "labels", "indices")
+        return [
+            replace(batch, **{name: share_of(getattr(batch, name), part, parts) for name in names})
+            for part in range(parts)
+        ]
+
+    return parts_of
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_parts_one_after_another_take_the_step_of_the_whole_batch(parts):
+    """Of mixed images, where batch norm does not take statistics: it would take them of a part."""
+
+    def trained(**rest) -> tuple[Training, list[float], list[int]]:
+        what = training()
+        what.model.double()
+        what = Training(what.model, make_optimizer(what.model, Sgd()), WeightAverage(what.model, 0.9))
+        for norm in (module for module in what.model.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.train = lambda mode=True, norm=norm: norm  # fixed, whatever the loop sets
+            norm.training = False
+
+        def loss(model, batch):
+            return loss_of(model, replace(batch, images=batch.images.double()))
+
+        found = list(itertools.islice(steps(what, loss=loss, **rest), 6))
+        return what, [float(step.loss) for step in found], [int(step.measures["wrong"]) for step in found]
+
+    whole, losses, wrong = trained()
+    parted, part_losses, part_wrong = trained(parts_of=halves_and_more(parts))
+    assert part_losses == pytest.approx(losses, rel=1e-12)
+    assert part_wrong == wrong
+    for name, value in whole.tensors().items():
+        torch.testing.assert_close(parted.tensors()[name], value, rtol=1e-11, atol=1e-12)
+
+
+def test_with_batch_norm_parts_are_groups_of_the_whole_batch():
+    """What it sees of a part it sees of a group: only the moving averages go by the first group alone."""
+    parted, grouped = training(average=None), training(average=None)
+    group_batch_norms(grouped.model, 2)
+    for _ in itertools.islice(zip(steps(parted, parts_of=halves_and_more(2)), steps(grouped), strict=True), 6):
+        pass
+    for (name, one), (_, other) in zip(parted.model.named_parameters(), grouped.model.named_parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+
+
+def test_stopped_between_batches_of_parts_a_training_goes_on_bit_for_bit():
+    whole, cut = training(**RANDOM), training(**RANDOM)
+    for _ in itertools.islice(steps(whole, parts_of=halves_and_more(2)), 6):
+        pass
+    for _ in itertools.islice(steps(cut, parts_of=halves_and_more(2)), 3):
+        pass
+    other = training(**RANDOM)
+    other.load(cut.tensors(), json.loads(json.dumps(cut.state())))
+    for _ in itertools.islice(steps(other, parts_of=halves_and_more(2)), 3):
+        pass
+    assert same(fingerprint(whole), fingerprint(other))
+
+
+# --- clipping ---
+
+
+@pytest.mark.parametrize("clip", [1e-3, 0.1, 1e9])
+def test_a_gradient_is_shortened_to_the_longest_that_is_allowed(clip):
+    clipped, reference = training(Sgd(momentum=0.0, decay=0.0), average=None), training(average=None)
+    before = fingerprint(clipped)
+    (step,) = itertools.islice(steps(clipped, clip=clip), 1)
+    batch = next(some_batches(AUGMENTATION, 0))
+    reference.model.train()
+    loss_of(reference.model, batch)[0].backward()
+    nn.utils.clip_grad_norm_(reference.model.parameters(), clip)
+    for name, parameter in reference.model.named_parameters():
+        moved = before[f"model.{name}"] - clipped.model.get_parameter(name)
+        torch.testing.assert_close(moved, step.rate * parameter.grad, rtol=1e-3, atol=1e-7)
+
+
 def test_evaluation_between_steps_does_not_change_the_training():
     undisturbed, disturbed = training(**RANDOM), training(**RANDOM)
     train(undisturbed, 6)
@@ -186,6 +268,14 @@ def test_between_the_looks_one_can_ask():
         what.refuse_non_finite()
     what.load(*saved(training()))
     assert what.is_finite()
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_what_a_training_ends_with_is_the_average_where_there_is_one(average):
+    what = training(average=average)
+    train(what, 3)
+    expected = what.model if average is None else what.average.model
+    assert same(what.result(what.tensors()), expected.state_dict())
 
 
 # --- saving and going on ---

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from residual.train.optimizer import Sgd, make_optimizer
+from residual.train.optimizer import Lamb, Sgd, make_optimizer
 
 
 def network() -> nn.Module:
@@ -83,3 +83,84 @@ def test_a_parameter_may_get_its_first_gradient_later():
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         Sgd(**wrong)
+
+
+# --- LAMB ---
+
+
+def steps(optimizer: torch.optim.Optimizer, model: nn.Module, count: int = 8) -> None:
+    """Steps along gradients that depend on the step alone, at falling rates."""
+    generator = torch.Generator().manual_seed(1)
+    for step in range(count):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype) / (1 + step)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.1 / (1 + step)
+        optimizer.step()
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_a_step_of_lamb_is_the_formula(decay):
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2, bias=False).double()
+    w = model.weight.detach().clone()
+    m, v = torch.zeros_like(w), torch.zeros_like(w)
+    optimizer = make_optimizer(model, Lamb(mean=0.8, square=0.95, epsilon=1e-4, decay=decay))
+    steps(optimizer, model)
+    generator = torch.Generator().manual_seed(1)
+    for t in range(1, 9):
+        g = torch.randn(2, 3, generator=generator).double() / t
+        m, v = 0.8 * m + 0.2 * g, 0.95 * v + 0.05 * g**2
+        u = (m / (1 - 0.8**t)) / ((v / (1 - 0.95**t)).sqrt() + 1e-4) + decay * w
+        ratio = w.norm() / u.norm() if decay else 1.0  # without decay a step of Adam
+        w = w - 0.1 / t * ratio * u
+    torch.testing.assert_close(model.weight.detach(), w, rtol=1e-6, atol=1e-7)  # the powers are float32
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.02])
+def test_lamb_takes_timm_s_steps(decay):
+    timm = pytest.importorskip("timm.optim.lamb")
+    ours, theirs = network(), network()
+    theirs.load_state_dict(ours.state_dict())
+    groups = [
+        {"params": [p for p in theirs.parameters() if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in theirs.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    steps(make_optimizer(ours, Lamb(decay=decay)), ours)
+    steps(timm.Lamb(groups, lr=0.1, eps=1e-6, max_grad_norm=None), theirs)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)  # of float32, after 8 steps of up to 0.1
+
+
+def test_lamb_s_step_is_as_long_as_the_weights_whatever_the_gradient_s_scale():
+    torch.manual_seed(0)
+    moved = []
+    for scale in (1e-3, 1.0, 1e3):
+        model = nn.Linear(3, 2, bias=False)
+        nn.init.constant_(model.weight, 2.0)
+        optimizer = make_optimizer(model, Lamb(epsilon=1e-12, decay=1e-9))
+        model.weight.grad = scale * torch.tensor([[1.0, -2.0, 3.0], [4.0, 5.0, -6.0]])
+        optimizer.param_groups[0]["lr"] = 0.1
+        optimizer.step()
+        moved.append(float((model.weight.detach() - 2.0).norm()))
+    assert moved == pytest.approx([0.1 * 2 * 6**0.5] * 3, rel=1e-4)
+
+
+def test_lamb_spares_scales_shifts_and_biases_and_keeps_what_got_no_gradient():
+    model = network()
+    optimizer = make_optimizer(model, Lamb(decay=0.02))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.0]
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+    first = next(model.parameters())
+    first.grad = torch.ones_like(first)
+    optimizer.step()
+    changed = [not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True)]
+    assert changed == [True] + [False] * 5
+
+
+@pytest.mark.parametrize("wrong", [{"mean": 1.0}, {"square": -0.1}, {"decay": 1.0}, {"epsilon": 0.0}])
+def test_settings_of_lamb_that_cannot_be_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Lamb(**wrong)

@@ -2,7 +2,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residual.train.schedule import Pace, Schedule
@@ -21,6 +21,23 @@ COSINE = Schedule(shape="cosine", rate=0.1, warmup=0.1)
 )
 def test_the_paper_divides_the_rate_by_10_at_32k_and_48k_of_64k_iterations(step, rate):
     assert Pace(PAPER, 64_000).rate(step) == pytest.approx(rate, rel=1e-12)
+
+
+def test_wide_networks_keep_a_fifth_of_the_rate_at_each_drop():
+    schedule = Schedule(shape="steps", rate=0.1, drops=(0.3, 0.6, 0.8), factor=0.2)
+    rates = [schedule.at(progress) for progress in (0.29, 0.3, 0.6, 0.8)]
+    assert rates == pytest.approx([0.1, 0.02, 0.004, 0.0008], rel=1e-12)
+
+
+def test_a_rate_that_is_held_is_held_for_the_first_400_of_64k_iterations_and_no_longer():
+    schedule = Schedule(shape="steps", rate=0.1, drops=(0.5, 0.75), warmup_rate=0.01, hold=400 / 64_000)
+    pace = Pace(schedule, 64_000)
+    assert [pace.rate(step) for step in (0, 399, 400, 31_999, 32_000)] == pytest.approx([0.01, 0.01, 0.1, 0.1, 0.01])
+
+
+def test_a_warm_up_may_begin_above_zero():
+    schedule = Schedule(shape="cosine", rate=0.5, warmup=0.1, warmup_from=0.005)
+    assert [schedule.at(done) for done in (0.0, 0.05, 0.1)] == pytest.approx([0.005, 0.2525, 0.5])
 
 
 @pytest.mark.parametrize("schedule", [LINEAR, COSINE])
@@ -49,7 +66,12 @@ def test_linear_and_cosine_are_at_half_when_half_is_left():
         ({"drops": (0.75, 0.5)}, "rising"),
         ({"drops": (0.5, 1.0)}, "between 0 and 1"),
         ({"warmup": 1.0}, "warmup"),
+        ({"factor": 1.0}, "factor"),
         ({"warmup": 0.1, "warmup_error": 80.0}, "not at both"),
+        ({"hold": 0.1, "warmup_error": 80.0}, "not at both"),
+        ({"hold": 0.1, "warmup": 0.1}, "not at both"),
+        ({"hold": 1.0}, "hold"),
+        ({"warmup": 0.1, "warmup_from": 0.2}, "cannot begin at 0.2"),
     ],
 )
 def test_a_schedule_that_contradicts_itself_is_refused(wrong, words):
@@ -89,11 +111,13 @@ def test_without_a_warm_up_error_it_is_never_warming():
 # --- the pace ---
 
 
+@settings(deadline=None)  # how busy the machine is, is not tested
 @given(st.integers(1, 5000), st.integers(0, 5000))
 def test_progress_with_given_iterations_is_their_share(iterations, step):
     assert Pace(PAPER, iterations).progress(min(step, iterations)) == min(step, iterations) / iterations
 
 
+@settings(deadline=None)
 @given(
     first=st.integers(10, 2000),
     plans=st.lists(st.tuples(st.floats(0.01, 0.99), st.floats(0.2, 5.0)), max_size=10),
