@@ -1,1 +1,1 @@
-"""A trained network looked at: scores, errors with their uncertainty, calibration."""
+"""A trained network looked at: test protocols, scores, errors with their uncertainty, and why numbers differ."""

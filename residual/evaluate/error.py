@@ -70,3 +70,31 @@ def bootstrap_interval(wrong: Tensor, *, seed: int, level: float = 0.95) -> tupl
     if errors == images:
         low = 1 - reach
     return 100 * float(low), 100 * float(high)
+
+
+def paired_interval(before: Tensor, after: Tensor, *, seed: int, level: float = 0.95) -> tuple[float, float]:
+    """Between which two differences of error, points, other images would put two measurements of each image.
+
+    before, after: (N,) bool, wrong or not, of the same images.  Of N images drawn again with replacement a
+    multinomial number becomes wrong and becomes right, so those numbers are drawn directly.  Where no image
+    changes sides, each open end is the exact one of Clopper and Pearson.  A pure function of its arguments.
+    """
+    images = len(before)
+    worse, better = int((after & ~before).sum()), int((before & ~after).sum())
+    tail = (1 - level) / 2
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(abs(seed))))
+    share = [worse / images, better / images, (images - worse - better) / images]
+    drawn = rng.multinomial(images, share, RESAMPLES)
+    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / images, [tail, 1 - tail])
+    reach = 1 - tail ** (1 / images)
+    if worse + better == 0:
+        low, high = -reach, reach
+    return 100 * float(low), 100 * float(high)
+
+
+def mcnemar(became_wrong: int, became_right: int) -> float:
+    """The exact two-sided p-value that both are equally likely (McNemar 1947); 1 where nothing changed."""
+    from scipy.stats import binomtest
+
+    changed = became_wrong + became_right
+    return float(binomtest(became_wrong, changed).pvalue) if changed else 1.0

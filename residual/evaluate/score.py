@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from residual.data.images import ImageFiles, Images
 from residual.data.transforms import Normalize, Preprocessing, prepare
+from residual.evaluate.protocol import Protocol, one_crop
 
 PIXELS_AT_ONCE = 1 << 22  # bounds the memory of one batch: 1,000 images of 32 pixels, 83 of 224
 
@@ -22,6 +23,7 @@ class Scores:
 
     logits: Tensor  # (N, K) float32, on the CPU
     labels: Tensor  # (N,) int64
+    protocol: Protocol | None = None  # under which they were made
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or len(self.logits) != len(self.labels) or not len(self.labels):
@@ -61,8 +63,9 @@ def score(
     preprocessing: Preprocessing,
     device: torch.device | str = "cpu",
 ) -> Scores:
-    """One view of every image, in order."""
-    return Scores(torch.cat(list(logits(model, images, preprocessing, device))), images.labels.cpu())
+    """One central view of every image, in order; `look.score_views` makes others."""
+    said = torch.cat(list(logits(model, images, preprocessing, device)))
+    return Scores(said, images.labels.cpu(), one_crop(preprocessing))
 
 
 def logits(
@@ -79,12 +82,7 @@ def logits(
     network sees as in training; images stored at another size are resized as the preprocessing says.
     """
     height, width, channels = images.shape
-    expected = 1 if preprocessing.channels == "L" else 3
-    if channels != expected:
-        raise ValueError(
-            f"the images have {channels} channels, but the network was trained on {preprocessing.channels} "
-            f"images of {expected}; read the data again for this network"
-        )
+    refuse_other_channels(channels, preprocessing)
     stored = preprocessing.resize or preprocessing.size
     ready = (height, width) == (stored, stored)
     normalize = Normalize(preprocessing, device)
@@ -100,6 +98,26 @@ def logits(
             found = model(normalize(pixels.to(device, non_blocking=True))).float().cpu()
         model.train(was_training)
         yield found
+
+
+def refuse_other_channels(channels: int, preprocessing: Preprocessing) -> None:
+    """A network for colour looks at no grey images, nor the other way round."""
+    expected = 1 if preprocessing.channels == "L" else 3
+    if channels != expected:
+        raise ValueError(
+            f"the images have {channels} channels, but the network was trained on {preprocessing.channels} "
+            f"images of {expected}; read the data again for this network"
+        )
+
+
+def refuse_not_finite(scores: Scores) -> None:
+    """Numbers that are none say nothing of the images."""
+    bad = int((~torch.isfinite(scores.logits).all(dim=1)).sum())
+    if bad:
+        raise ValueError(
+            f"the network's answer to {bad} of {len(scores)} images is not finite; its weights are damaged "
+            "or its training diverged, so evaluate an earlier checkpoint"
+        )
 
 
 def align(images: Images | ImageFiles, classes: tuple[str, ...]) -> Images | ImageFiles:

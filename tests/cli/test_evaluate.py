@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,11 @@ import pytest
 from PIL import Image
 
 from residual.cli.evaluate import _tell
+from residual.data.transforms import Preprocessing
+from residual.models.catalog import describe
+from residual.models.resnet import ResNet
+from residual.weights.card import Card
+from residual.weights.safetensors import save
 
 
 @pytest.mark.parametrize(
@@ -158,3 +164,196 @@ def test_photographs_are_measured_as_they_are_predicted(
     assert {one["name"]: one["probability"] for one in mistakes} == {
         name: pytest.approx(one["probabilities"][0], abs=1e-5) for name, one in wrong.items()
     }
+
+
+# --- protocols -----------------------------------------------------------------------------------------------
+
+QUIET = ("--workers", 0, "--device", "cpu", "--json")
+
+
+def found(said: Any, which: str = "last") -> dict[str, Any]:
+    assert (said.code, said.err) == (0, "")
+    return json.loads(said.out)[which]
+
+
+def told(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, without what describes how."""
+    return {name: value for name, value in evaluation.items() if name not in ("weights", "protocol", "networks")}
+
+
+def test_a_number_says_under_which_protocol_it_was_measured(say: Callable[..., Any], trained: Path):
+    plain = found(say("evaluate", trained, *QUIET))
+    recorded = json.loads((trained / "evaluation.json").read_text())
+    assert plain["protocol"] == recorded["protocol"]
+    assert (plain["protocol"]["name"], plain["protocol"]["size"]) == ("one-crop", 8)
+    shifted = found(say("evaluate", trained, "--protocol", "ten-crop", *QUIET))
+    assert (shifted["protocol"]["pad"], shifted["protocol"]["flips"]) == (1, True)
+    assert shifted["ece"] != plain["ece"]
+    said = say("evaluate", trained, "--flips", "--workers", 0)
+    assert "  protocol     the whole image as 8 x 8 pixels, each also mirrored, probabilities averaged" in said.out
+
+
+def test_photographs_are_read_again_where_squares_lack_what_is_looked_at(say: Callable[..., Any], of_pets: Path):
+    pictures(Path("photos"), 3, size=(60, 40))
+    words = ("evaluate", of_pets, "--data", "photos", *QUIET)
+    one = found(say(*words))
+    seen = {
+        name: found(say(*words, *options))
+        for name, options in {
+            "larger": ("--size", 32),
+            "bicubic": ("--interpolation", "bicubic"),
+            "scales": ("--protocol", "multi-scale", "--scales", "24,40", "--positions", "probabilities"),
+            "cropped": ("--crop", 0.75),
+            "corners": ("--protocol", "ten-crop", "--crop", 0.75, "--corners", "image", "--average", "logits"),
+        }.items()
+    }
+    assert seen["scales"]["protocol"]["scales"] == [24, 40]
+    assert (seen["cropped"]["protocol"]["size"], seen["cropped"]["protocol"]["resize"]) == (24, 32)
+    assert seen["larger"]["protocol"]["size"] == 32
+    assert len({each["ece"] for each in (one, *seen.values())}) == 6
+
+
+def test_two_of_a_kind_are_one(say: Callable[..., Any], trained: Path):
+    """An ensemble of a network with itself, and its weights averaged with themselves, say what it says."""
+    alone = found(say("evaluate", trained, *QUIET))
+    twice = found(say("evaluate", trained, "--ensemble", trained / "model.safetensors", *QUIET), "ensemble")
+    assert [one["weights"] for one in twice["networks"]] == [str(trained / "model.safetensors")] * 2
+    assert {**told(twice), "ece": None, "reliability": None} == {**told(alone), "ece": None, "reliability": None}
+    assert twice["ece"] == pytest.approx(alone["ece"], abs=1e-6)
+    checkpoint = max((trained / "checkpoints").glob("*.safetensors"))
+    mean = found(say("evaluate", trained, "--swa", checkpoint, *QUIET), "average")
+    assert mean["averaged"] == [str(trained / "model.safetensors"), str(checkpoint)]
+    assert mean["statistics_images"] > 1000
+    assert mean["top1_error"] == pytest.approx(alone["top1_error"], abs=3)  # statistics of other augmented images
+
+
+def test_weights_without_training_images_are_not_averaged(say: Callable[..., Any], trained: Path):
+    shutil.copy(trained / "model.safetensors", "weights.safetensors")
+    words = ("evaluate", "weights.safetensors", "--data", "digits", "--swa", "weights.safetensors", *QUIET)
+    said = say(*words)
+    assert said.code == 2
+    assert "weights.safetensors does not say which those were; add --train-data DIR" in said.err
+    assert found(say(*words, "--train-data", "digits"), "average")["images"] == 359
+
+
+def test_kept_scores_are_evaluated_without_network_and_images(say: Callable[..., Any], trained: Path):
+    measured = found(say("evaluate", trained, "--protocol", "ten-crop", "--keep-scores", "kept", *QUIET))
+    again = found(say("evaluate", "kept", "--json"), "file")
+    assert told(again) == told(measured)
+    assert again["networks"][0]["weights"] == str(trained / "model.safetensors")
+    summed = found(say("evaluate", "kept", "--average", "logits", "--json"), "file")
+    assert summed["protocol"]["average"] == "logits"
+    assert summed["ece"] != measured["ece"]
+    twice = found(say("evaluate", "kept", "--ensemble", "kept", "--json"), "ensemble")
+    assert twice["top1_error"] == measured["top1_error"]
+    assert say("evaluate", "kept").out.splitlines()[-1] == "Next: residual evaluate kept --ensemble SCORES"
+    before = Path("kept").read_bytes()
+    assert say("evaluate", trained, "--keep-scores", "kept", *QUIET).code == 2
+    assert Path("kept").read_bytes() == before
+
+
+def test_why_a_number_differs(say: Callable[..., Any], trained: Path):
+    said = say(
+        "evaluate", trained, "--explain", "--claimed", 20, "--workers", 0, "--device", "cpu", "--out", "why.json"
+    )
+    assert (said.code, said.err) == (0, "")
+    why = json.loads(Path("why.json").read_text())
+    recorded = json.loads((trained / "evaluation.json").read_text())
+    assert why["top1_error"] == recorded["top1_error"]
+    changes = {one["what"]: one for one in why["changes"]}
+    assert {"computed in bfloat16", "averaged with its mirror image", "one mean per pixel"} < set(changes)
+    raw, mean = "weights: of the last iteration, without the moving average", "weights: the mean of 2 checkpoints"
+    assert {raw, mean} < set(changes)
+    effects = [abs(one["effect"]) for one in why["changes"]]
+    assert effects == sorted(effects, reverse=True)
+    for one in changes.values():
+        assert one["error"] - why["top1_error"] == pytest.approx(one["effect"])
+        assert one["interval"][0] <= one["effect"] <= one["interval"][1]
+    assert "the images are grey" in said.out
+    assert said.out.splitlines()[-2].startswith(("Best guess for the claimed 20.00 %", "No single change"))
+    assert said.out.splitlines()[-1] == f"Next: residual predict {trained} IMAGE"
+
+
+def test_photographs_are_explained_from_their_files(say: Callable[..., Any], of_pets: Path):
+    pictures(Path("photos"), 3, size=(60, 40))
+    said = say("evaluate", of_pets, "--data", "photos", "--explain", *QUIET)
+    assert said.code == 0
+    what = [one["what"] for one in json.loads(said.out)["changes"]]
+    assert {"resized by a bicubic filter", "shorter side 27", "five scales, fully convolutional"} < set(what)
+
+
+def test_weights_that_were_trained_on_the_images_are_not_combined(say: Callable[..., Any], of_pets: Path):
+    assert say("train", "--model", "resnet8", "--data", "pets", "--seed", 4, "--out", "other", *LEARN).code == 0
+    for option in ("--ensemble", "--swa"):
+        said = say("evaluate", of_pets, option, "other", *QUIET)
+        assert said.code == 2
+        assert "other was trained on some of the validation images of pets" in said.err
+    assert say("train", "--model", "resnet8", "--data", "pets", "--seed", 3, "--out", "same", *LEARN).code == 0
+    assert found(say("evaluate", of_pets, "--ensemble", "same", *QUIET), "ensemble")["images"] == 4
+
+
+def test_a_checkpoint_is_measured_like_weights_and_knows_its_run(say: Callable[..., Any], of_pets: Path):
+    checkpoint = max((of_pets / "checkpoints").glob("*.safetensors"))
+    assert found(say("evaluate", checkpoint, "--data", "pets", *QUIET), "file")["images"] == 4
+    damaged = of_pets / "checkpoints" / "step-99999999.safetensors"
+    damaged.write_bytes(b"{")
+    said = say("evaluate", damaged, "--data", "pets", *QUIET)
+    assert said.code == 2
+    assert "no manifest" in said.err
+
+
+REFUSED = {
+    "an unknown protocol": (("--protocol", "five-crop"), ["'five-crop'", "one-crop, ten-crop, multi-scale"]),
+    "scales of small images": (("--protocol", "multi-scale"), ["8 pixels", "--protocol one-crop"]),
+    "scales that are no numbers": (("--protocol", "multi-scale", "--scales", "8,big"), ["8,big", "224,256,384"]),
+    "scales of one crop": (("--scales", "8"), ["--scales is not of protocol one-crop"]),
+    "a crop of whole images": (("--protocol", "multi-scale", "--crop", "1"), ["--crop is not of protocol multi-scale"]),
+    "corners of one crop": (("--corners", "image"), ["--corners is not of protocol one-crop"]),
+    "corners of squeezed images": (("--protocol", "ten-crop", "--corners", "image"), ["keeps its shape"]),
+    "unknown corners": (("--protocol", "ten-crop", "--corners", "all"), ["--corners all", "square or image"]),
+    "an unknown average": (("--average", "votes"), ["--average votes", "probabilities or logits"]),
+    "an unknown filter": (("--interpolation", "nearest"), ["--interpolation nearest", "bilinear or bicubic"]),
+    "an unknown format": (("--precision", "int8"), ["--precision int8", "float32 or bfloat16"]),
+    "no size": (("--size", "0"), ["sides of 0"]),
+    "a crop larger than the image": (("--crop", "1.2"), ["at most 1, not 1.2"]),
+    "a claim to be explained by nobody": (("--claimed", "8.27"), ["--explain"]),
+    "a claim beyond all": (("--explain", "--claimed", "827"), ["827", "0 to 100"]),
+    "an explanation of an ensemble": (("--explain", "--ensemble", "x"), ["--ensemble", "leave one of them out"]),
+    "training images for nothing": (("--train-data", "digits"), ["--swa and --explain"]),
+    "an ensemble with nobody": (("--ensemble", "nowhere"), ["'nowhere'"]),
+    "other classes": (("--ensemble", "pets-net"), ["only one has"]),
+    "weights of other classes": (("--swa", "pets-net"), ["whose classes are the same", "--ensemble"]),
+    "scores kept nowhere": (("--keep-scores", "no/where"), ["no folder no"]),
+}
+
+
+@pytest.mark.parametrize("options, words", REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_be_measured_is_refused_with_a_way_out(
+    options: tuple[str, ...], words: list[str], say: Callable[..., Any], trained: Path
+):
+    if "pets-net" in options:
+        _grey_network_of_two_classes(Path("pets-net"))
+    said = say("evaluate", trained, *options, "--workers", 0, "--device", "cpu")
+    assert (said.code, said.out) == (2, "")
+    assert said.err.count("\n") == 1
+    assert "fault of ours" not in said.err
+    for word in words:
+        assert word in said.err
+
+
+def _grey_network_of_two_classes(path: Path) -> None:
+    description = replace(describe("resnet8"), classes=2, channels=1)
+    preprocessing = Preprocessing(size=8, channels="L", mean=(0,), std=(1,))
+    card = Card(name="resnet8", model=description, classes=("cat", "dog"), preprocessing=preprocessing)
+    save(path, ResNet(description).state_dict(), card)
+
+
+@pytest.mark.parametrize(
+    "options", [("--data", "digits"), ("--size", 9), ("--explain",), ("--protocol", "ten-crop"), ("--no-flips",)]
+)
+def test_scores_know_nothing_of_images(options: tuple[object, ...], say: Callable[..., Any], trained: Path):
+    assert say("evaluate", trained, "--keep-scores", "kept", *QUIET).code == 0
+    said = say("evaluate", "kept", *options)
+    assert said.code == 2
+    named = str(options[0]).replace("--no-", "--")
+    assert f"kept holds scores, not a network, so {named} cannot be" in said.err

@@ -6,7 +6,15 @@ import torch
 from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from torchmetrics.functional.classification import multiclass_accuracy
 
-from residual.evaluate.error import bootstrap_interval, confusion, per_class, ranks, top_k_error
+from residual.evaluate.error import (
+    bootstrap_interval,
+    confusion,
+    mcnemar,
+    paired_interval,
+    per_class,
+    ranks,
+    top_k_error,
+)
 from residual.evaluate.score import Scores
 
 
@@ -106,3 +114,31 @@ def test_an_interval_of_95_percent_holds_the_truth_about_as_often() -> None:
         low, high = bootstrap_interval(torch.from_numpy(rng.random(400) < 0.1), seed=seed)
         held += low <= 10 <= high
     assert 132 <= held <= 149  # 142 expected, standard deviation 3
+
+
+def test_a_paired_interval_agrees_with_resampling_the_images_themselves() -> None:
+    before = torch.arange(300) < 30
+    after = (torch.arange(300) < 50) & (torch.arange(300) >= 8)  # 20 become wrong, 8 become right
+    rng = np.random.default_rng(5)
+    moved = after.double().numpy() - before.double().numpy()
+    means = moved[rng.integers(300, size=(20_000, 300))].mean(axis=1)
+    low, high = np.quantile(100 * means, [0.025, 0.975])
+    assert paired_interval(before, after, seed=0) == pytest.approx((low, high), abs=0.35)  # one image is 0.33
+    assert paired_interval(after, before, seed=1) == pytest.approx((-high, -low), abs=0.35)
+
+
+def test_pairing_tells_more_than_two_intervals() -> None:
+    """Two networks that err on nearly the same images differ surely, although each error is unsure."""
+    before = torch.arange(1000) < 100
+    after = torch.arange(1000) < 112
+    low, high = paired_interval(before, after, seed=0)
+    assert 0 < low < 1.2 < high
+    assert bootstrap_interval(before, seed=0)[1] > bootstrap_interval(after, seed=0)[0]
+
+
+@pytest.mark.parametrize(
+    "became_wrong, became_right, p",
+    [(0, 0, 1), (1, 0, 1), (5, 5, 1), (0, 6, 2 / 64), (8, 1, 2 * 10 / 512), (1, 8, 2 * 10 / 512)],
+)
+def test_the_exact_test_counts_coins(became_wrong: int, became_right: int, p: float) -> None:
+    assert mcnemar(became_wrong, became_right) == pytest.approx(p)
