@@ -5,8 +5,8 @@ Shapes: N images, H x W pixels, C channels; stored side S.
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,17 @@ class Entry:
     file: File
     label: int
     split: str | None  # "train", "validation", "test"; None leaves it to `held_out`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The images that a source has, before any is read."""
+
+    entries: Sequence[Entry]
+    classes: tuple[str, ...]
+    origin: str  # in words
+    problems: tuple[Problem, ...] = ()
+    split: dict[str, Any] = field(default_factory=dict)  # how the split was made
 
 
 def stored_side(size: int) -> int:
@@ -62,22 +73,21 @@ def held_out(names: Sequence[str], labels: Tensor, *, share: float, seed: int) -
 
 
 def assemble(
-    entries: Sequence[Entry],
+    listing: Listing,
     *,
-    classes: tuple[str, ...],
-    origin: str,
     size: int | None,
     view: View | None = None,
     seed: int,
     workers: int,
-    problems: Sequence[Problem] = (),
-    split: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    lenient: bool = False,
 ) -> Dataset:
     """Read every file once and make a Dataset of the good ones; damaged ones are listed with reasons.
 
     view: how a network that exists wants them; None keeps them for one of `size` pixels that is yet to be trained.
+    lenient: list a class without a good training image as a problem instead of refusing it, as long as one has any.
     """
+    entries, classes = listing.entries, listing.classes
     files = [entry.file for entry in entries]
     if view is None:
         side = stored_side(size or SIZE)
@@ -87,19 +97,22 @@ def assemble(
         harvest = _read(files, view, size, workers, progress)
         keep(files, view, size, harvest)
     good = harvest.good
-    bad = [*problems, *(Problem(path=files[place].name, reason=why) for place, why in harvest.bad.items())]
+    bad = [*listing.problems, *(Problem(path=files[place].name, reason=why) for place, why in harvest.bad.items())]
     bad.sort(key=lambda one: one.path)
 
     labels = torch.tensor([entries[place].label for place in good], dtype=torch.int64)
     names = tuple(files[place].name for place in good)
     splits = [entries[place].split for place in good]
-    split = dict(split or {})
+    split = dict(listing.split)
     made_here = None in splits
     if made_here:
         held = held_out(names, labels, share=VALIDATION, seed=seed)
         splits = ["validation" if out else "train" for out in held.tolist()]
         split |= {"made": f"{VALIDATION:.0%} of each class held out by name", "seed": seed}
-    _refuse_classes_without_images(classes, labels, splits, bad)
+    for trouble in _classes_without_images(classes, labels, splits, bad):
+        if not lenient or "train" not in splits:
+            raise ValueError(trouble)
+        bad.append(Problem(path=listing.origin, reason=trouble))
 
     stored = replace(view, keep=0)
     if harvest.side != view.size:  # small images, as they are
@@ -131,7 +144,7 @@ def assemble(
         validation=validation,
         test=test,
         classes=classes,
-        origin=origin,
+        origin=listing.origin,
         problems=tuple(bad),
         made_here=made_here,
         split=split | {name: len(images) for name, images in parts.items() if images is not None},
@@ -189,15 +202,15 @@ def _may_keep(found: Counter[tuple[int, int]], size: int | None, most: int) -> b
     return width == height and width <= most and size in (None, width)
 
 
-def _refuse_classes_without_images(
+def _classes_without_images(
     classes: tuple[str, ...], labels: Tensor, splits: Sequence[str | None], bad: Sequence[Problem]
-) -> None:
+) -> Iterator[str]:
     counts = Counter(label for label, split in zip(labels.tolist(), splits, strict=True) if split == "train")
     for label, name in enumerate(classes):
         if not counts[label]:
             reasons = [f"{one.path}: {one.reason}" for one in bad if f"/{name}/" in f"/{one.path}"]
             why = f" (for example {reasons[0]})" if reasons else ""
-            raise ValueError(
+            yield (
                 f"class {name!r} has no image that can be used for training{why}; "
                 "repair or add images, or remove the folder of that class"
             )

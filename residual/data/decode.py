@@ -106,7 +106,7 @@ def decode(data: bytes, *, mode: Mode = "RGB") -> Pixels:
     if len(data) > MAX_BYTES:
         raise BadImage(f"{len(data) / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB")
     try:
-        with _quietly():
+        with quietly():
             image = Image.open(BytesIO(data), formats=FORMATS)
         with image:
             _check_size(image.size)
@@ -151,10 +151,11 @@ def fit(pixels: Pixels, view: View) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + size, left : left + size])
 
 
-def read(path: bytes | str, *, stamp: tuple[int, int] | None = None) -> bytes:
+def read(path: bytes | str, *, stamp: tuple[int, int] | None = None, span: tuple[int, int] | None = None) -> bytes:
     """The bytes of one image file.  Never waits on a fifo and never opens a device.
 
     stamp: (bytes, modification time in ns) that the file must still have.
+    span: (offset, bytes) of the image, where the file holds many.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
@@ -168,8 +169,14 @@ def read(path: bytes | str, *, stamp: tuple[int, int] | None = None) -> bytes:
             raise BadImage("not a regular file")
         if stamp is not None and stamp != (status.st_size, status.st_mtime_ns):
             raise BadImage("the file has changed since it was first read")
-        if status.st_size > MAX_BYTES:
-            raise BadImage(f"{status.st_size / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB")
+        size = status.st_size if span is None else span[1]
+        if size > MAX_BYTES:
+            raise BadImage(f"{size / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB")
+        if span is not None:
+            data = os.pread(descriptor, span[1], span[0])
+            if len(data) < span[1]:
+                raise BadImage("the file it lies in is cut short")
+            return data
         parts = []
         while part := os.read(descriptor, MAX_BYTES):
             parts.append(part)
@@ -223,7 +230,7 @@ def _check_png(data: bytes) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Pillow's warnings are silenced, except those of decompression bombs, which become errors."""
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -265,7 +272,7 @@ def _upright(image: Image.Image) -> Image.Image:
     if not any(place in image.info for place in _EXIF):
         return image
     try:
-        with _quietly():
+        with quietly():
             orientation = image.getexif().get(0x0112, 1)
     except Exception:  # EXIF that cannot be read turns nothing
         orientation = 1

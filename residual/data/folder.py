@@ -19,9 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from residual.data.assemble import Entry, Progress, assemble
-from residual.data.decode import View, sniff
-from residual.data.images import Dataset, Problem
+from residual.data.assemble import Entry, Listing
+from residual.data.decode import sniff
+from residual.data.images import Problem
 from residual.data.loader import File
 from residual.data.split import SPELLINGS
 
@@ -40,10 +40,10 @@ def printable(path: bytes) -> str:
     return path.decode("utf-8", "backslashreplace")
 
 
-def read_folder(
-    path: Path, *, size: int | None, view: View | None, seed: int, workers: int, progress: Progress | None = None
-) -> Dataset:
-    """Read a folder of images.
+def list_folder(path: Path, *, lenient: bool = False) -> Listing:
+    """The images of a folder, none of them read yet.
+
+    lenient: list classes without images, and a class that is alone, as problems instead of refusing them.
 
     Raises ValueError where the layout leaves open what is meant: no classes or one, a class without images,
     names that differ only in case, a validation class that training does not have.
@@ -69,7 +69,11 @@ def read_folder(
         if counts["train", name]
         or not (_is_link(folder) or survey.holds_runs(folder))  # a link to another class is no class, nor is runs/
     )
-    _refuse_too_few(names, counts, path)
+    trouble = _too_few(names, counts, path)
+    if trouble is not None and not lenient:
+        raise ValueError(trouble)
+    if trouble is not None and len(names) < 2:  # classes without images are told of when all are read
+        survey.problem(survey.root, trouble)
     for split, folder in splits.items():
         for name in names:
             if split in classes and not counts[split, name]:
@@ -87,17 +91,12 @@ def read_folder(
         for split, name, file in found
         if name in label
     ]
-    return assemble(
-        entries,
+    return Listing(
+        entries=entries,
         classes=names,
         origin=f"folder {path.name}",
-        size=size,
-        view=view,
-        seed=seed,
-        workers=workers,
-        problems=survey.problems,
+        problems=tuple(survey.problems),
         split={"made": "as the folders are", "other_files": survey.others},
-        progress=progress,
     )
 
 
@@ -300,17 +299,16 @@ def _match_by_name(classes: dict[str, dict[str, bytes]], path: Path) -> None:
             )
 
 
-def _refuse_too_few(names: tuple[str, ...], counts: Counter[tuple[str, str]], path: Path) -> None:
+def _too_few(names: tuple[str, ...], counts: Counter[tuple[str, str]], path: Path) -> str | None:
     empty = [name for name in names if not counts["train", name]]
     if empty:
-        raise ValueError(
-            f"{path.name}: class {_listed(empty)} has no images; add some, or remove the folder if it is no class"
-        )
+        return f"{path.name}: class {_listed(empty)} has no images; add some, or remove the folder if it is no class"
     if len(names) < 2:
-        raise ValueError(
+        return (
             f"{path.name}: there is one class only, {_listed(list(names))}, so there is nothing to "
             "tell apart; make one folder per class, with its images inside"
         )
+    return None
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ Shapes: N images, B of them asked for, H x W pixels, C channels.  Pixels are uin
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residual.data.crop import Crop
 from residual.data.decode import BadImage, View
 from residual.data.loader import File, Pool, ahead
 
@@ -84,10 +85,10 @@ class ImageFiles:
     its label may no longer be true.
     """
 
-    files: tuple[File, ...]
+    files: Sequence[File]
     labels: Tensor  # (N,) int64
     classes: tuple[str, ...]
-    names: tuple[str, ...]
+    names: Sequence[str]
     view: View  # always gives one shape
     digests: tuple[bytes, ...] = ()  # of each file's bytes, when it was read
     workers: int = 0
@@ -103,33 +104,45 @@ class ImageFiles:
 
     def fetch(self, indices: Tensor) -> Tensor:
         """Pixels of some images, decoded here: (B,) int64 -> (B, H, W, C) uint8."""
-        return next(self._batches(Pool(workers=0), [indices]))
+        return next(self._batches(Pool(workers=0), [[self.files[index] for index in indices.tolist()]]))
 
     def stream(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """`fetch` of each batch, in order, two batches ahead of the reader."""
+        wanted = ([self.files[index] for index in indices.tolist()] for indices in batches)
         with Pool(workers=self.workers) as pool:
-            yield from ahead(self._batches(pool, batches), depth=2)
+            yield from ahead(self._batches(pool, wanted), depth=2)
 
-    def _batches(self, pool: Pool, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def windows(self, batches: Iterable[tuple[Crop, int, Tensor, Tensor]]) -> Iterator[Tensor]:
+        """Random windows for training, in order, two batches ahead of the reader: (B, size, size, C) uint8 each.
+
+        Of a batch: how to cut, the seed, visits (B,) and indices (B,), which decide the windows and nothing else does.
+        """
+
+        def wanted() -> Iterator[list[File]]:
+            for crop, seed, visits, indices in batches:
+                draws = zip(visits.tolist(), indices.tolist(), strict=True)
+                yield [replace(self.files[index], window=(crop, (seed, visit, index))) for visit, index in draws]
+
+        with Pool(workers=self.workers, windows=True) as pool:
+            yield from ahead(self._batches(pool, wanted()), depth=2)
+
+    def _batches(self, pool: Pool, batches: Iterable[list[File]]) -> Iterator[Tensor]:
         sizes: deque[int] = deque()
 
         def wanted() -> Iterator[File]:
-            for indices in batches:
-                chosen = indices.tolist()
-                sizes.append(len(chosen))
-                for index in chosen:
-                    yield self.files[index]
+            for files in batches:
+                sizes.append(len(files))
+                yield from files
 
-        decoded = pool.decode(wanted(), self.view)
         batch, row = np.empty((0, *self.shape), np.uint8), 0
-        for result in decoded:
-            if row == 0:
-                batch = np.empty((sizes.popleft(), *self.shape), np.uint8)
+        for result in pool.decode(wanted(), self.view):
             if isinstance(result.pixels, BadImage):
                 raise ValueError(
                     f"{result.file.name}: {result.pixels}. It was good when the data was checked at the "
                     "start of this run; put the file back or start again without it"
                 )
+            if row == 0:
+                batch = np.empty((sizes.popleft(), *result.pixels.shape), np.uint8)
             batch[row] = result.pixels
             row += 1
             if row == len(batch):

@@ -20,18 +20,21 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 import numpy as np
 
+from residual.data.crop import Crop, Draw
 from residual.data.decode import BadImage, Pixels, View
-from residual.data.worker import LENGTH, SECONDS, Answer, Ask, Request, answer, pack, unwrap
+from residual.data.jpeg import GAVE_UP
+from residual.data.shrink import Shrink
+from residual.data.worker import LENGTH, SECONDS, SLOT, SLOTS, Answer, Ask, Request, answer, pack, unwrap
 
 T = TypeVar("T")
 
 SILENCE = 20.0  # seconds without an answer after which a process counts as hung
-CHUNK = 16  # files per request
+CHUNK = SLOTS // 2  # files per request; a process has two at most, so that its tray has room for all it owes
 _MESSAGE = 1 << 28  # bytes; the pixels of the largest image are 120 MB
 
 
@@ -41,8 +44,17 @@ class File:
 
     name: str  # for people
     path: bytes | None = None
-    data: bytes | None = None
-    stamp: tuple[int, int] | None = None  # (bytes, modification time in ns) it must still have
+    data: "bytes | Lazy | None" = None
+    stamp: tuple[int, int] | None = None  # (bytes, modification time in ns) that the file at `path` must still have
+    span: tuple[int, int] | None = None  # (offset, bytes) of the image, where that file holds many
+    digest: bytes | None = None  # SHA-256 that its bytes must have
+    window: tuple[Crop, Draw] | None = None  # which training window of it is wanted, instead of a view of all
+
+
+class Lazy(Protocol):
+    """Bytes that are read when the file is decoded, so that a long list of files is not held in memory."""
+
+    def read(self) -> bytes: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +65,7 @@ class Decoded:
     pixels: Pixels | BadImage
     found: tuple[int, int] = (0, 0)  # width and height before the view
     digest: bytes = b""  # SHA-256 of the file's bytes
+    packed: tuple[bytes, str] | None = None  # instead of pixels, the bytes of a file to pack and its suffix
 
 
 @dataclass(eq=False)
@@ -63,12 +76,14 @@ class _Chunk:
     files: list[File]
     done: int = 0
     failures: int = 0  # processes that ended at the only file of this chunk
+    fast: bool = True  # windows may be decoded alone
 
 
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
     slate: mmap.mmap  # 8 bytes: how many files it has begun
+    tray: mmap.mmap  # pixels that are answered, until the answer is read
     answered: int = 0
     incoming: bytearray = field(default_factory=bytearray)
     outgoing: deque[memoryview] = field(default_factory=deque)
@@ -80,13 +95,15 @@ class _Worker:
 class Pool:
     """Decoding processes, started when first needed.  workers=0 decodes in this process, without bounds.
 
+    windows: whether training windows will be asked for.  They are cut by one process at least: what decodes them
+        ends its process on a file that it cannot bear.
     notes: what went wrong with processes and was mended, in plain sentences.
     """
 
-    def __init__(self, *, workers: int, silence: float = SILENCE) -> None:
+    def __init__(self, *, workers: int, silence: float = SILENCE, windows: bool = False) -> None:
         if workers < 0:
             raise ValueError(f"{workers} decoding processes do not exist; 0 decodes without any")
-        self.workers, self.silence = workers, silence
+        self.workers, self.silence, self.windows = max(workers, int(windows)), silence, windows
         self.notes: list[str] = []
         self._team: list[_Worker] = []
         self._owner = os.getpid()
@@ -114,11 +131,16 @@ class Pool:
         """The process ids of the workers that run now."""
         return tuple(worker.process.pid for worker in self._team)
 
-    def decode(self, files: Iterable[File], view: View, *, window: int | None = None) -> Iterator[Decoded]:
-        """Decode files, in order, at most `window` ahead of the reader."""
+    def decode(
+        self, files: Iterable[File], view: View, *, shrink: Shrink | None = None, window: int | None = None
+    ) -> Iterator[Decoded]:
+        """Decode files, in order, at most `window` ahead of the reader.
+
+        shrink: hand on what is to be packed of a file instead of its pixels.
+        """
         if self.workers == 0:
             for file in files:
-                yield _finish(file, answer(_ask(file), view))
+                yield _finish(file, answer(_ask(file), view, shrink=shrink))
             return
         if os.getpid() != self._owner:  # forked: the processes belong to the parent
             self._team, self._owner, self._busy = [], os.getpid(), False
@@ -127,7 +149,7 @@ class Pool:
         self._busy = True
         finished = False
         try:
-            yield from self._run(_chunks(files), view, window or 4 * CHUNK * self.workers)
+            yield from self._run(_chunks(files), view, shrink, window or 4 * CHUNK * self.workers)
             finished = True
         finally:
             self._busy = False
@@ -136,7 +158,7 @@ class Pool:
 
     # --- the event loop ------------------------------------------------------------------------------------
 
-    def _run(self, source: Iterator[list[File]], view: View, window: int) -> Iterator[Decoded]:
+    def _run(self, source: Iterator[list[File]], view: View, shrink: Shrink | None, window: int) -> Iterator[Decoded]:
         encoder = msgspec.msgpack.Encoder()
         results: dict[int, Decoded] = {}
         again: deque[_Chunk] = deque()
@@ -168,7 +190,8 @@ class Pool:
                     asked += len(taken)
                 else:
                     break
-                message = pack(encoder.encode(Request(view, [_ask(file) for file in chunk.files])))
+                asked_for = [_ask(file) for file in chunk.files]
+                message = pack(encoder.encode(Request(view, asked_for, shrink, chunk.fast)))
                 if not worker.chunks:
                     worker.heard = time.monotonic()
                 worker.chunks.append(chunk)
@@ -212,8 +235,9 @@ class Pool:
                 for worker in self._team:
                     waiting = bool(worker.chunks) or not worker.ready
                     known = any(one is worker for one, _ in lost)
-                    if waiting and not known and now - worker.heard > self.silence:
-                        lost.append((worker, f"did not answer for {self.silence:.0f} s"))
+                    patience = self.silence if worker.ready else 4 * self.silence  # it imports what it needs
+                    if waiting and not known and now - worker.heard > patience:
+                        lost.append((worker, f"did not answer for {patience:.0f} s"))
                 if answered:
                     break
         return lost
@@ -237,7 +261,7 @@ class Pool:
             if not worker.chunks:
                 raise ValueError("an answer to no question")
             chunk = worker.chunks[0]
-            results[chunk.first + chunk.done] = _finish(chunk.files[chunk.done], reply)
+            results[chunk.first + chunk.done] = _finish(chunk.files[chunk.done], reply, worker.tray)
             chunk.done += 1
             worker.answered += 1
             found = True
@@ -254,14 +278,13 @@ class Pool:
             "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1",
         }
-        with tempfile.TemporaryFile() as file:
-            file.truncate(LENGTH.size)
-            slate = mmap.mmap(file.fileno(), LENGTH.size)
+        role = ["windows"] if self.windows else []
+        with _shared(LENGTH.size) as (slate_file, slate), _shared(SLOTS * SLOT) as (tray_file, tray):
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "residual.data.worker", str(file.fileno())],
+                [sys.executable, "-P", "-m", "residual.data.worker", str(slate_file), str(tray_file), *role],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                pass_fds=[file.fileno()],
+                pass_fds=[slate_file, tray_file],
                 env=environment,
                 bufsize=0,
             )
@@ -270,7 +293,7 @@ class Pool:
         for pipe in (process.stdin, process.stdout):
             os.set_blocking(pipe.fileno(), False)
             _widen(pipe.fileno())
-        return _Worker(process, slate, heard=time.monotonic())
+        return _Worker(process, slate, tray, heard=time.monotonic())
 
     def _bury(self, worker: _Worker) -> None:
         process = worker.process
@@ -300,20 +323,23 @@ class Pool:
             self.notes.append(f"{who} {why} while it had no work; another was started")
             return
         open_ = [
-            (chunk.first + number, chunk.files[number], chunk.failures)
+            (chunk.first + number, chunk.files[number], chunk.failures, chunk.fast)
             for chunk in worker.chunks
             for number in range(chunk.done, len(chunk.files))
         ]
         (begun,) = LENGTH.unpack(worker.slate[:])
-        place, suspect, failures = open_.pop(min(max(begun - worker.answered - 1, 0), len(open_) - 1))
-        for other, file, earlier in reversed(open_):
-            again.appendleft(_Chunk(other, [file], failures=earlier))
-        if failures:
+        place, suspect, failures, fast = open_.pop(min(max(begun - worker.answered - 1, 0), len(open_) - 1))
+        for other, file, earlier, window_alone in reversed(open_):
+            again.appendleft(_Chunk(other, [file], failures=earlier, fast=window_alone))
+        if cause is None and fast and worker.process.returncode == GAVE_UP:
+            self.notes.append(f"a part of {suspect.name} could not be decoded alone, so all of it is")
+            again.appendleft(_Chunk(place, [suspect], failures=failures, fast=False))
+        elif failures:
             self.notes.append(f"{who} {why} at {suspect.name}, for the second time; the file is left out")
             results[place] = Decoded(file=suspect, pixels=BadImage(f"a decoding process {why} at it, twice"))
         else:
             self.notes.append(f"{who} {why} at {suspect.name}; another was started and tries it again")
-            again.appendleft(_Chunk(place, [suspect], failures=1))
+            again.appendleft(_Chunk(place, [suspect], failures=1, fast=fast))
 
 
 def ahead(source: Iterable[T], *, depth: int) -> Iterator[T]:
@@ -368,15 +394,42 @@ def _chunks(files: Iterable[File]) -> Iterator[list[File]]:
 
 
 def _ask(file: File) -> Ask:
-    return Ask(file.path, file.data, file.stamp)
+    data = file.data
+    if data is not None and not isinstance(data, bytes):
+        try:
+            data = data.read()
+        except BadImage as error:
+            return Ask(None, refused=str(error))
+    return Ask(file.path, data, file.stamp, file.span, file.digest, file.window)
 
 
-def _finish(file: File, reply: Answer) -> Decoded:
+def _finish(file: File, reply: Answer, tray: mmap.mmap | None = None) -> Decoded:
     if reply.refused is not None:
         return Decoded(file=file, pixels=BadImage(reply.refused))
+    if reply.packed is not None:
+        nothing = np.empty((0, 0, 0), np.uint8)
+        return Decoded(file=file, pixels=nothing, found=reply.found, digest=reply.digest, packed=reply.packed)
     # A copy of its own, so that one kept image does not keep its message.
-    pixels = np.frombuffer(bytearray(reply.pixels), np.uint8).reshape(reply.shape)
+    if reply.slot is None or tray is None:
+        pixels = np.frombuffer(bytearray(reply.pixels), np.uint8).reshape(reply.shape)
+    else:
+        pixels = np.ndarray(reply.shape, np.uint8, tray, offset=reply.slot * SLOT).copy()
     return Decoded(file=file, pixels=pixels, found=reply.found, digest=reply.digest)
+
+
+@contextlib.contextmanager
+def _shared(size: int) -> Iterator[tuple[int, mmap.mmap]]:
+    """Memory to share with a process that is started inside; its descriptor here, and the memory."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("residual")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.ftruncate(descriptor, size)
+        yield descriptor, mmap.mmap(descriptor, size)
+    finally:
+        os.close(descriptor)
 
 
 def _push(worker: _Worker) -> bool:

@@ -2,21 +2,28 @@
 
 A row has an image (a struct of bytes and path, or the bytes themselves) and a label (a number).  Class names
 come from the description that the hub writes into each file; without one they are the numbers.
+
+Images stay in their files until they are asked for.  Rows read in order cost little memory; rows read out of order
+cost a search each, so a set that does not fit in memory is better packed first (`residual data pack`).
 """
 
 import json
 import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from residual.data.assemble import Entry, Progress, assemble
-from residual.data.decode import View
-from residual.data.images import Dataset
+from residual.data.assemble import Entry, Listing
+from residual.data.decode import BadImage
 from residual.data.loader import File
 from residual.data.split import SPELLINGS
 
 IMAGE_COLUMNS = ("img", "image", "pixels", "photo")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
+ROWS = 32  # read at once
+BUFFER = 1 << 20  # bytes of a file read at once
 
 
 def find_parquet(path: Path) -> dict[str, list[Path]]:
@@ -35,19 +42,10 @@ def find_parquet(path: Path) -> dict[str, list[Path]]:
     return tables
 
 
-def read_parquet(
-    path: Path,
-    tables: dict[str, list[Path]],
-    *,
-    size: int | None,
-    view: View | None,
-    seed: int,
-    workers: int,
-    progress: Progress | None = None,
-) -> Dataset:
-    """Read the parquet files that `find_parquet` found."""
+def list_parquet(path: Path, tables: dict[str, list[Path]]) -> Listing:
+    """The images of the parquet files that `find_parquet` found: labels are read, images are not."""
     try:
-        import pyarrow.parquet
+        import pyarrow
     except ImportError:
         raise ValueError(
             f"{path.name} holds parquet files, which take pyarrow to read: pip install 'residual[data]'"
@@ -61,41 +59,103 @@ def read_parquet(
         for file in files:
             name = os.path.relpath(file, path)
             try:
-                table = pyarrow.parquet.ParquetFile(file)
-                schema = table.schema_arrow
-                image, label = _columns(schema, name)
-                named = _class_names(schema, label)
-                rows = table.read(columns=[image, label])
+                table = _Table(file, name)
+                labels = table.labels()
             except (OSError, pyarrow.ArrowException) as error:
                 raise ValueError(f"{name} cannot be read as parquet ({error})") from None
+            named = table.class_names()
             if classes is not None and named is not None and named != classes:
                 raise ValueError(f"{name} names other classes than the files before it")
             classes = named if classes is None else classes
-            pairs = zip(rows.column(image).to_pylist(), rows.column(label).to_pylist(), strict=True)
-            for row, (cell, number) in enumerate(pairs):
-                data = cell.get("bytes") if isinstance(cell, dict) else cell
+            status = file.stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+            for row, number in enumerate(labels):
                 if not isinstance(number, int) or number < 0:
                     raise ValueError(f"{name}, row {row}: label {number!r} is no class number")
                 highest = max(highest, number)
-                data = data if isinstance(data, bytes) else b""
-                entries.append(Entry(file=File(name=f"{name}:{row}", data=data), label=number, split=split))
+                cell = File(name=f"{name}:{row}", data=_Cell(table, row), stamp=stamp)
+                entries.append(Entry(file=cell, label=number, split=split))
     if classes is None:
         classes = tuple(str(number) for number in range(highest + 1))
     if highest >= len(classes):
         raise ValueError(f"{path}: a label is {highest}, but there are {len(classes)} classes")
     if "validation" not in tables and "test" not in tables:
         entries = [Entry(file=entry.file, label=entry.label, split=None) for entry in entries]
-    return assemble(
-        entries,
+    return Listing(
+        entries=entries,
         classes=classes,
         origin=f"parquet files in {path.name}",
-        size=size,
-        view=view,
-        seed=seed,
-        workers=workers,
         split={"made": "by the parquet files"},
-        progress=progress,
     )
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The image of one row, still in its file."""
+
+    table: "_Table"
+    row: int
+
+    def read(self) -> bytes:
+        return self.table.image(self.row)
+
+
+class _Table:
+    """One parquet file, read a few rows at a time, best in order."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import pyarrow.parquet
+
+        self.path, self.name = path, name
+        self.file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
+        self.image_column, self.label_column = _columns(self.file.schema_arrow, name)
+        self.starts = [0]  # the first row of each row group, and the number of rows
+        for group in range(self.file.metadata.num_row_groups):
+            self.starts.append(self.starts[-1] + self.file.metadata.row_group(group).num_rows)
+        self._reading = threading.Lock()
+        self._first, self._rows = 0, list[Any]()  # what was read last
+        self._rest = self._batches(0)
+
+    def labels(self) -> list[Any]:
+        rows: list[Any] = self.file.read(columns=[self.label_column]).column(0).to_pylist()
+        return rows
+
+    def class_names(self) -> tuple[str, ...] | None:
+        """As the hub describes them inside the file."""
+        try:
+            features = json.loads((self.file.schema_arrow.metadata or {})[b"huggingface"])["info"]["features"]
+            names = features[self.label_column]["names"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        return tuple(str(name) for name in names) if isinstance(names, list) and names else None
+
+    def image(self, row: int) -> bytes:
+        """The bytes of one image; of none, where there is no image."""
+        import pyarrow
+
+        with self._reading:
+            try:
+                cell = self._row(row)
+            except (OSError, pyarrow.ArrowException) as error:
+                raise BadImage(f"its parquet file cannot be read ({error})") from None
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        return data if isinstance(data, bytes) else b""
+
+    def _row(self, row: int) -> Any:
+        end = self._first + len(self._rows)
+        group = next(place for place, start in enumerate(self.starts[1:]) if row < start)
+        if row < self._first or self.starts[group] >= end + ROWS:  # going back, or skipping more than is read at once
+            self._first, self._rows = self.starts[group], []
+            self._rest = self._batches(group)
+        while row >= self._first + len(self._rows):
+            self._first += len(self._rows)
+            self._rows = next(self._rest).column(0).to_pylist()
+        return self._rows[row - self._first]
+
+    def _batches(self, group: int) -> Iterator[Any]:
+        groups = range(group, len(self.starts) - 1)
+        batches: Iterator[Any] = self.file.iter_batches(ROWS, row_groups=groups, columns=[self.image_column])
+        return batches
 
 
 def _columns(schema: Any, name: str) -> tuple[str, str]:
@@ -107,12 +167,3 @@ def _columns(schema: Any, name: str) -> tuple[str, str]:
             f"{' or '.join(IMAGE_COLUMNS)}, a label column {' or '.join(LABEL_COLUMNS)}"
         )
     return image, label
-
-
-def _class_names(schema: Any, label: str) -> tuple[str, ...] | None:
-    try:
-        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return None
-    return tuple(str(name) for name in names) if isinstance(names, list) and names else None

@@ -8,8 +8,14 @@ order of two epochs, which `at` renews when an epoch has passed.  The batches ar
 import torch
 
 from residual.data.batches import Batch
-from residual.data.images import Images
+from residual.data.images import ImageFiles, Images
 from residual.data.transforms import Augmentation, Normalize, crop_and_flip, key, permutation
+
+
+def can_be_resident(images: Images | ImageFiles, augmentation: Augmentation) -> bool:
+    """Whether the device can make the batches alone: images in memory, at most shifted and mirrored."""
+    simple = Augmentation(crop=augmentation.crop, pad=augmentation.pad, flip=augmentation.flip)
+    return isinstance(images, Images) and augmentation == simple and augmentation.crop in ("none", "pad")
 
 
 class ResidentBatches:
@@ -25,8 +31,8 @@ class ResidentBatches:
         seed: int,
         device: torch.device,
     ) -> None:
-        if augmentation.mixup or augmentation.cutmix:
-            raise ValueError("mixing draws a new share on the host for every iteration; its stream cannot be resident")
+        if not can_be_resident(images, augmentation):
+            raise ValueError(f"images in memory that are shifted and mirrored can be resident, not {augmentation}")
         self.pixels, self.labels = images.pixels.to(device), images.labels.to(device)
         self.augmentation, self.normalize = augmentation, normalize
         self.batch, self.seed, self.device = batch, seed, device

@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
-from residual.data.assemble import Progress
+from residual.data.assemble import Listing, Progress, assemble
 from residual.data.cifar import CIFAR10, CIFAR100, Source, download_cifar, find_cifar, read_cifar
 from residual.data.decode import View
 from residual.data.digits import read_digits
-from residual.data.folder import read_folder
+from residual.data.folder import list_folder
 from residual.data.images import Dataset
 from residual.data.kept import cache_folder
-from residual.data.parquet import find_parquet, read_parquet
+from residual.data.pack import is_pack, read_pack
+from residual.data.parquet import find_parquet, list_parquet
 from residual.data.shapes import read_shapes
+from residual.data.shards import find_shards, list_shards
 
 NAMES = ("cifar10", "cifar100", "digits", "shapes")
 
@@ -24,16 +26,18 @@ def open_dataset(
     workers: int = 0,
     download: bool = False,
     progress: Progress | None = None,
+    lenient: bool = False,
 ) -> Dataset:
     """Read a named data set or a folder.
 
-    where: cifar10, cifar100, digits, shapes, or a path: CIFAR's archive or the folder it unpacks to, parquet
-        files as on the Hugging Face hub, or a folder of images.
+    where: cifar10, cifar100, digits, shapes, or a path: CIFAR's archive or the folder it unpacks to, a pack
+        (`residual data pack`), parquet files as on the Hugging Face hub, tar shards, or a folder of images.
     size: side that the network will see; decides the side at which images of a folder are kept.
     view: how a network that is trained already wants files decoded, instead (transforms.view).
     seed: decides which images of a folder without a split are held out, and what `shapes` draws.
     download: whether CIFAR may be fetched when it is not there.
     progress: called with (files read, files in all); of a download, bytes.
+    lenient: list classes without images as problems instead of refusing the data; for looking at it, not training.
     """
     if where in NAMES and Path(where).is_dir():
         raise ValueError(
@@ -55,10 +59,19 @@ def open_dataset(
         return read_cifar(*found)
     if path.is_file():
         raise ValueError(f"{where} is a file; data is a folder, or CIFAR's archive under its own name")
-    tables = find_parquet(path)
-    if tables:
-        return read_parquet(path, tables, size=size, view=view, seed=seed, workers=workers, progress=progress)
-    return read_folder(path.resolve(), size=size, view=view, seed=seed, workers=workers, progress=progress)
+    if is_pack(path):
+        return read_pack(path, size=size, view=view, seed=seed, workers=workers, progress=progress)
+    listing = list_images(path, lenient=lenient)
+    return assemble(listing, size=size, view=view, seed=seed, workers=workers, progress=progress, lenient=lenient)
+
+
+def list_images(path: Path, *, lenient: bool = False) -> Listing:
+    """The images in a folder, whatever its kind: parquet files, tar shards, or images by class; none is read yet."""
+    if tables := find_parquet(path):
+        return list_parquet(path, tables)
+    if shards := find_shards(path):
+        return list_shards(path, shards)
+    return list_folder(path.resolve(), lenient=lenient)
 
 
 def _locate(source: Source, cache: Path, download: bool, progress: Progress | None) -> Path:

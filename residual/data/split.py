@@ -61,10 +61,10 @@ def to_evaluate(data: Dataset) -> tuple[str, Images | ImageFiles]:
 def joined(first: Images | ImageFiles, second: Images | ImageFiles) -> Images | ImageFiles:
     """Two parts of one set as one."""
     labels = torch.cat([first.labels, second.labels])
-    names = first.names + second.names
+    names = (*first.names, *second.names)
     if isinstance(first, Images) and isinstance(second, Images):
         return replace(first, pixels=torch.cat([first.pixels, second.pixels]), labels=labels, names=names)
     assert isinstance(first, ImageFiles)
     assert isinstance(second, ImageFiles)
-    files, digests = first.files + second.files, first.digests + second.digests
+    files, digests = (*first.files, *second.files), (*first.digests, *second.digests)
     return replace(first, files=files, digests=digests, labels=labels, names=names)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from residual.data.crop import Crop, Interpolation
 from residual.data.decode import View, fit
 
 
@@ -51,25 +52,90 @@ class Preprocessing:
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """How a training image is varied.  Probabilities and Beta parameters are 0 for "off".
+    """How a training image is varied.  Every draw is a pure function of seed, visit and image; 0 and "none" are off.
 
     crop: "pad" shifts by up to `pad` pixels over a border of zeros (section 4.2); "resized" cuts a random
-        area of at least `least_area` with a shape between 3/4 and 4/3 and resizes it (Szegedy et al. 2014).
+        area of at least `least_area` with a shape between 3/4 and 4/3 and resizes it (Szegedy et al. 2014);
+        "scaled" resizes the shorter side to a length drawn uniformly from `shorter`, pixels, and cuts a random
+        square (section 3.4).  Of files on disk, "resized" and "scaled" cut the file as it is, by `interpolation`.
+    size: side of the training images where it is not that of the network (Touvron et al. 2019).
+    policy: "trivialaugment", one drawn operation of drawn strength (Mueller & Hutter 2021, its wide ranges);
+        "randaugment", `operations` of them, each applied half of the time, of strength about `magnitude` of 10,
+        with deviation `magnitude_std` (Cubuk et al. 2020; ranges as in Wightman et al. 2021).
+    jitter: brightness, contrast and saturation, in random order, each by a factor of 1 - jitter to 1 + jitter.
+    lighting: deviation of the noise along the principal components of ImageNet's colours (Krizhevsky et al. 2012).
+    erase: probability of a random rectangle of the mean colour (Zhong et al. 2017).
     mixup, cutmix: the Beta parameter; where both are on, each batch takes one of them (Zhang 2017, Yun 2019).
+    repeats: how many times in a row an image comes, varied anew each time (Hoffer et al. 2019).
     """
 
-    crop: Literal["none", "pad", "resized"] = "pad"
+    crop: Literal["none", "pad", "resized", "scaled"] = "pad"
     pad: int = 4
     flip: bool = True
     least_area: float = 0.35
+    shorter: tuple[int, int] = (256, 480)
+    interpolation: Interpolation = "bilinear"
+    size: int | None = None
+    policy: Literal["none", "trivialaugment", "randaugment"] = "none"
+    operations: int = 2
+    magnitude: float = 9.0
+    magnitude_std: float = 0.5
+    jitter: float = 0.0
+    lighting: float = 0.0
+    erase: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    repeats: int = 1
 
     def __post_init__(self) -> None:
         if self.pad < 0 or not 0 < self.least_area <= 1:
             raise ValueError(f"pad ({self.pad}) is at least 0, least_area ({self.least_area}) above 0 and at most 1")
         if min(self.mixup, self.cutmix) < 0:
             raise ValueError(f"mixup ({self.mixup}) and cutmix ({self.cutmix}) are at least 0, which is off")
+        least, most = self.shorter
+        if not 1 <= least <= most:
+            raise ValueError(f"shorter goes from a length to a greater one, in pixels; {least} to {most} does not")
+        if min(self.repeats, self.operations) < 1 or (self.size is not None and self.size < 1):
+            raise ValueError(
+                f"repeats ({self.repeats}), operations ({self.operations}) and size ({self.size}) are at least 1"
+            )
+        if not 0 <= self.jitter <= 1 or not 0 <= self.erase <= 1:
+            raise ValueError(f"jitter ({self.jitter}) and erase ({self.erase}) go from 0, which is off, to 1")
+        if min(self.lighting, self.magnitude, self.magnitude_std) < 0 or self.magnitude > 10:
+            raise ValueError(
+                f"lighting ({self.lighting}) and magnitude_std ({self.magnitude_std}) are at least 0, magnitude "
+                f"({self.magnitude}) is from 0 to 10"
+            )
+
+    @property
+    def cuts(self) -> bool:
+        """Whether files on disk are cut by what decodes them, into windows of the right size and side."""
+        return self.crop in ("resized", "scaled")
+
+    @property
+    def recolours(self) -> bool:
+        """Whether more than the place of a pixel changes."""
+        return self.policy != "none" or self.jitter > 0 or self.lighting > 0
+
+    def window(self, size: int) -> Crop:
+        """How a window of size x size pixels is cut from a file."""
+        assert self.crop == "resized" or self.crop == "scaled"
+        return Crop(
+            size=size,
+            kind=self.crop,
+            least_area=self.least_area,
+            shorter=self.shorter,
+            flip=self.flip,
+            interpolation=self.interpolation,
+        )
+
+    def check_size(self, size: int) -> None:
+        """Refuse a side of the training images that this cannot give."""
+        if self.crop == "scaled" and self.shorter[0] < size:
+            raise ValueError(
+                f"windows of {size} pixels cannot be cut from images whose shorter side is {self.shorter[0]} pixels; "
+                "raise `shorter` or lower the size"
+            )
 
 
 # --- randomness --------------------------------------------------------------------------------------------
@@ -162,13 +228,24 @@ class Normalize:
             return table.view(channels, preprocessing.size, preprocessing.size).permute(1, 2, 0).to(device)
 
         self.mean, self.inverse_std = constant(preprocessing.mean), 1 / constant(preprocessing.std)
+        self.colour = self.mean.reshape(-1, channels).mean(0)  # (C,) in the order of the pixels
+        if preprocessing.channels == "BGR":
+            self.colour = self.colour.flip(0)
+
+    def check_size(self, size: int) -> None:
+        """Refuse images of another side where there is a mean for every pixel."""
+        if self.mean.ndim > 1 and size != self.preprocessing.size:
+            raise ValueError(
+                f"the mean of every pixel is for images of {self.preprocessing.size} pixels, and training on {size} "
+                "asks for others; take a mean per channel, or train at the network's size"
+            )
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """The centre of (B, H, W, C) uint8 -> (B, C, size, size) float32, channels-last."""
         return self.floats(centre(pixels, self.preprocessing.size)).permute(0, 3, 1, 2)
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """(B, H, W, C) uint8 -> the same shape in float32, normalised."""
+        """(B, H, W, C) uint8, or float in the same units -> the same shape in float32, normalised."""
         if self.preprocessing.channels == "BGR":
             pixels = pixels.flip(-1)
         return (pixels.to(torch.float32) - self.mean) * self.inverse_std
@@ -183,7 +260,7 @@ def crop_and_flip(
     epochs, indices: (B,) int64, on the device of the images.  Returns (B, C, size, size), channels-last.
     """
     count, height, width, _ = images.shape
-    if augmentation.crop == "resized":
+    if augmentation.cuts:
         return _resized_crop(images, augmentation, seed, epochs, indices, size)
     pad = augmentation.pad if augmentation.crop == "pad" else 0
     if pad:
@@ -209,9 +286,13 @@ def _resized_crop(
     images: Tensor, augmentation: Augmentation, seed: int, epochs: Tensor, indices: Tensor, size: int
 ) -> Tensor:
     draws = [uniform(seed, epochs, indices, draw) for draw in range(5)]
-    area = augmentation.least_area + (1 - augmentation.least_area) * draws[3]
-    shape = torch.exp((2 * draws[4] - 1) * float(np.log(4 / 3)))  # width / height
-    wide, high = ((area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1))
+    if augmentation.crop == "scaled":
+        least, most = augmentation.shorter
+        wide = high = size / (least + (draws[3] * (most - least + 1)).floor())
+    else:
+        area = augmentation.least_area + (1 - augmentation.least_area) * draws[3]
+        shape = torch.exp((2 * draws[4] - 1) * float(np.log(4 / 3)))  # width / height
+        wide, high = ((area * shape).sqrt().clamp(max=1), (area / shape).sqrt().clamp(max=1))
     across, down = (2 * draws[1] - 1) * (1 - wide), (2 * draws[0] - 1) * (1 - high)
     if augmentation.flip:
         wide = torch.where(draws[2] < 0.5, -wide, wide)

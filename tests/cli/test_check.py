@@ -20,7 +20,7 @@ def untidy(cats_and_dogs: Path) -> Path:
 def test_what_is_wrong_with_the_data_is_listed(say: Callable[..., Any], untidy: Path):
     said = say("data", "check", untidy, *QUIET)
     assert (said.code, said.err) == (0, "")
-    assert "1 files left out:" in said.out
+    assert "1 problem(s):" in said.out
     assert "cat/\\x1b[31mbad.png: " in said.out
     assert "again.png" in said.out
     assert said.out.splitlines()[-1] == f"Next: residual train --model resnet18 --data {untidy}"
@@ -43,3 +43,34 @@ def test_equal_images_with_two_labels_are_told(say: Callable[..., Any], cats_and
 def test_equal_images_with_one_label_contradict_nothing(say: Callable[..., Any], untidy: Path):
     (untidy / "dog" / "0.png").unlink()  # as black as cat/0.png
     assert "two classes" not in say("data", "check", untidy, *QUIET).out
+
+
+def test_a_class_without_images_does_not_hide_the_rest(say: Callable[..., Any], untidy: Path):
+    (untidy / "eel").mkdir()
+    (untidy / "newt").mkdir()
+    (untidy / "newt" / "1.png").write_bytes(b"no picture")
+    said = say("data", "check", untidy, *QUIET)
+    assert (said.code, said.err) == (0, "")
+    for told in ("class 'eel' has no image", "class 'newt' has no image", "bad.png: ", "again.png", "from 0 (eel)"):
+        assert told in said.out
+
+
+def test_a_folder_is_packed_and_the_pack_is_data(say: Callable[..., Any], untidy: Path, tmp_path: Path):
+    target = tmp_path / "packed"
+    said = say("data", "pack", untidy, target, "--shorter", "16", *QUIET)
+    assert (said.code, said.err) == (0, "")
+    assert "shrunk     to a shorter side of 16 pixels at most, as JPEG of quality 90" in said.out
+    assert "bad.png: " in said.out
+    assert said.out.splitlines()[-1] == f"Next: residual train --model resnet50 --data {target}"
+    found = json.loads(say("data", "check", target, "--json", *QUIET).out)
+    assert sum(sum(classes.values()) for classes in found["counts"].values()) == 13
+    again = say("data", "pack", untidy, target, *QUIET)
+    assert again.code == 2
+    assert "holds a pack already" in again.err
+
+
+def test_a_pack_inside_its_own_source_is_refused(say: Callable[..., Any], untidy: Path):
+    said = say("data", "pack", untidy, untidy / "pack", *QUIET)
+    assert said.code == 2
+    assert "which is never written to" in said.err
+    assert not (untidy / "pack").exists()

@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from residual.data.assemble import Entry, assemble, held_out, stored_side
+from residual.data.assemble import Entry, Listing, assemble, held_out, stored_side
 from residual.data.loader import File
 
 
@@ -49,7 +49,12 @@ def test_the_stored_side_is_256_for_224():
 )
 def test_images_of_one_small_size_stay_as_they_are(tmp_path, draw, sizes, size, expected):
     paths = [draw(tmp_path / f"{number}.png", number, one) for number, one in enumerate(sizes)]
-    data = assemble(entries_of(paths, split="train"), classes=("a", "b"), origin="here", size=size, seed=0, workers=0)
+    data = assemble(
+        Listing(entries=entries_of(paths, split="train"), classes=("a", "b"), origin="here"),
+        size=size,
+        seed=0,
+        workers=0,
+    )
     assert data.train.shape == expected
     assert sum(data.sizes.values()) == 4
 
@@ -57,7 +62,9 @@ def test_images_of_one_small_size_stay_as_they_are(tmp_path, draw, sizes, size, 
 def test_workers_change_nothing(tmp_path, draw):
     paths = [draw(tmp_path / f"{number}.png", number, (40 + number, 70)) for number in range(40)]
     several = [
-        assemble(entries_of(paths), classes=("a", "b"), origin="here", size=None, seed=5, workers=workers)
+        assemble(
+            Listing(entries=entries_of(paths), classes=("a", "b"), origin="here"), size=None, seed=5, workers=workers
+        )
         for workers in (0, 2)
     ]
     assert several[0].train.fingerprint == several[1].train.fingerprint
@@ -68,7 +75,7 @@ def test_workers_change_nothing(tmp_path, draw):
 def test_damaged_files_are_listed_and_left_out(tmp_path, draw):
     paths = [draw(tmp_path / f"{number}.png", number) for number in range(10)]
     paths[4].write_bytes(paths[4].read_bytes()[:100])
-    data = assemble(entries_of(paths), classes=("a", "b"), origin="here", size=None, seed=0, workers=0)
+    data = assemble(Listing(entries=entries_of(paths), classes=("a", "b"), origin="here"), size=None, seed=0, workers=0)
     (problem,) = data.problems
     assert problem.path == "4.png"
     assert "cut short" in problem.reason
@@ -81,14 +88,14 @@ def test_a_class_whose_images_are_all_damaged_is_an_error_with_a_reason(tmp_path
     paths[1].write_bytes(b"woof")
     entries = entries_of(paths)
     with pytest.raises(ValueError, match="class 'dog' has no image that can be used for training"):
-        assemble(entries, classes=("cat", "dog"), origin="here", size=None, seed=0, workers=0)
+        assemble(Listing(entries=entries, classes=("cat", "dog"), origin="here"), size=None, seed=0, workers=0)
 
 
 def test_progress_counts_to_the_end(tmp_path, draw):
     paths = [draw(tmp_path / f"{number}.png", number) for number in range(6)]
     seen = []
     assemble(
-        entries_of(paths), classes=("a", "b"), origin="here", size=None, seed=0, workers=0,
+        Listing(entries=entries_of(paths), classes=("a", "b"), origin="here"), size=None, seed=0, workers=0,
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen == [(number, 6) for number in range(1, 7)]

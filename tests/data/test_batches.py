@@ -143,3 +143,16 @@ def test_the_order_keeps_only_the_epochs_in_use():
     for step in range(50):
         order.at(torch.arange(step * 7, step * 7 + 7))
     assert len(order._epochs) <= 2
+
+
+def test_repeated_images_stand_in_a_row_are_varied_apart_and_come_equally_often():
+    order = Order(10, seed=1, repeats=3)
+    visits, indices = order.at(torch.arange(60))
+    rows = indices.view(20, 3)
+    assert (rows == rows[:, :1]).all()
+    assert torch.equal(rows[:10, 0].sort().values, torch.arange(10))
+    assert torch.equal(rows[10:, 0].sort().values, torch.arange(10))
+    assert len({(v, i) for v, i in zip(visits.tolist(), indices.tolist(), strict=True)}) == 60
+    once_visits, once = Order(10, seed=1).at(torch.arange(20))
+    assert torch.equal(rows[:, 0], once)
+    assert torch.equal(visits.view(20, 3)[:, 0] // 3, once_visits)

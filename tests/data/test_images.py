@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from residual.data.assemble import Entry, assemble
+from residual.data.assemble import Entry, Listing, assemble
 from residual.data.decode import View
 from residual.data.images import ImageFiles, Images
 from residual.data.loader import File
@@ -101,7 +101,7 @@ def test_sets_too_large_for_memory_stay_on_disk_and_give_the_same_pixels(tmp_pat
         entries.append(Entry(file=File(name=path.name, path=os.fsencode(path)), label=number % 2, split=None))
 
     def read():
-        return assemble(entries, classes=("a", "b"), origin="here", size=28, seed=0, workers=0)
+        return assemble(Listing(entries=entries, classes=("a", "b"), origin="here"), size=28, seed=0, workers=0)
 
     in_memory = read().train
     monkeypatch.setattr("residual.data.assemble.MEMORY", 1000)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.data.sources import open_dataset
+from residual.data.sources import list_images, open_dataset
 
 pyarrow = pytest.importorskip("pyarrow")
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -97,3 +97,33 @@ def test_splits_are_spelt_as_for_folders(tmp_path, word):
     write(tmp_path / f"{word}.parquet", cells(2, 10), [0, 1])
     data = open_dataset(str(tmp_path))
     assert (len(data.test), data.made_here) == (2, False)
+
+
+def test_images_stay_in_their_files_and_come_in_any_order(tmp_path):
+    """Row groups of 50 images, read 32 at a time: in order, backwards, and from two lists at once."""
+    images = [png(number) for number in range(130)]
+    table = pyarrow.table({"img": [{"bytes": one, "path": None} for one in images], "label": [0, 1] * 65})
+    parquet.write_table(table, tmp_path / "train.parquet", row_group_size=50)
+    cells = [entry.file.data for entry in list_images(tmp_path).entries]
+    assert not any(isinstance(cell, bytes) for cell in cells)
+    for order in (range(130), range(129, -1, -1), [5, 100, 99, 6, 49, 50, 51, 0, 129, 129]):
+        assert all(cells[row].read() == images[row] for row in order)
+
+
+def test_memory_stays_flat_over_a_parquet_file(tmp_path):
+    """200 MB of images in one file, none of which is kept."""
+    noise = np.random.default_rng(0).bytes(2_000_000)
+    writer = parquet.ParquetWriter(
+        tmp_path / "train.parquet", pyarrow.schema([("img", pyarrow.binary()), ("label", pyarrow.int64())]),
+        compression="none", use_dictionary=False,
+    )  # fmt: skip
+    for number in range(10):
+        rows = [number.to_bytes(4, "little") + noise for _ in range(10)]
+        writer.write_table(pyarrow.table({"img": rows, "label": [0, 1] * 5}, schema=writer.schema))
+    writer.close()
+    before = pyarrow.total_allocated_bytes()
+    cells = [entry.file.data for entry in list_images(tmp_path).entries]
+    for row, cell in enumerate(cells):
+        assert cell.read()[:4] == (row // 10).to_bytes(4, "little")
+        assert pyarrow.total_allocated_bytes() - before < 100_000_000
+    assert len(cells) == 100

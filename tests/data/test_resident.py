@@ -5,7 +5,7 @@ import torch
 
 from residual.data.batches import training_batches
 from residual.data.images import Images
-from residual.data.resident import ResidentBatches
+from residual.data.resident import ResidentBatches, can_be_resident
 from residual.data.transforms import Augmentation, Normalize, Preprocessing
 
 CPU = torch.device("cpu")
@@ -49,5 +49,7 @@ def test_going_back_to_an_earlier_iteration_draws_its_batch_again(images: Images
 
 
 def test_mixing_is_refused(images: Images):
-    with pytest.raises(ValueError, match="cannot be resident"):
+    assert can_be_resident(images, Augmentation(crop="pad"))
+    assert not can_be_resident(images, Augmentation(crop="resized"))
+    with pytest.raises(ValueError, match="can be resident, not"):
         ResidentBatches(images, Augmentation(mixup=0.2), Normalize(PREPROCESSING), batch=16, seed=7, device=CPU)

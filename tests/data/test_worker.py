@@ -5,7 +5,7 @@ import msgspec
 import pytest
 
 from residual.data.decode import View
-from residual.data.worker import Answer, Ask, answer, unwrap
+from residual.data.worker import SLOT, SLOTS, Answer, Ask, answer, unwrap
 
 
 def test_a_decoding_process_does_not_import_torch():
@@ -28,3 +28,16 @@ def test_an_answer_that_contradicts_itself_is_not_believed():
             unwrap(msgspec.msgpack.encode(bad))
     with pytest.raises(msgspec.MsgspecError):
         unwrap(b"\xc1")
+
+
+def test_pixels_in_the_tray_are_announced_within_its_bounds():
+    there = Answer(shape=(2, 2, 3), slot=SLOTS - 1)
+    assert unwrap(msgspec.msgpack.encode(there)) == there
+    for bad in (
+        Answer(shape=(2, 2, 3), slot=SLOTS),
+        Answer(shape=(2, 2, 3), slot=-1),
+        Answer(shape=(SLOT, 1, 3), slot=0),
+        Answer(shape=(-1, -2, 3), slot=0),
+    ):
+        with pytest.raises(ValueError):
+            unwrap(msgspec.msgpack.encode(bad))

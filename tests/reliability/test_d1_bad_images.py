@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.data.assemble import Entry, assemble
+from residual.data.assemble import Entry, Listing, assemble
+from residual.data.crop import Crop, crop_file
 from residual.data.decode import BadImage, View, decode, fit
 from residual.data.loader import File, Pool
 
@@ -186,7 +187,7 @@ def examine(folder: Path, share: int, row: Callable[..., None]) -> None:
 
     # The same files as a data set: each is there under its own name with its own pixels, or listed.
     entries = [Entry(file=file, label=number % 2, split=None) for number, file in enumerate(files)]
-    data = assemble(entries, classes=("a", "b"), origin="bad images", size=None, seed=0, workers=2)
+    data = assemble(Listing(entries=entries, classes=("a", "b"), origin="bad images"), size=None, seed=0, workers=2)
     whole = View(size=146, resize=146)
     substituted, there = 0, set()
     for images in data.splits().values():
@@ -216,6 +217,46 @@ def test_4008_bad_images_are_decoded_or_listed(tmp_path, row):
     assert len(damaged()) == 24
     assert len(kinds(0)) == 12
     examine(tmp_path, 1, row)
+
+
+def cut_windows(folder: Path, share: int, row: Callable[..., None]) -> None:
+    """The same files where training cuts windows: what the reference decodes is decoded as well, to the same pixels."""
+    paths, _, _ = make(folder, share)
+    crop = Crop(size=64, least_area=0.3)
+    files = [
+        File(name=path.name, path=os.fsencode(path), window=(crop, (0, 0, number))) for number, path in enumerate(paths)
+    ]
+    with Pool(workers=2, windows=True) as pool:
+        results = list(pool.decode(files, View()))
+        notes, alone = pool.notes, sum("could not be decoded alone" in note for note in pool.notes)
+    worst, decoded, beyond = 99.0, 0, 0
+    for path, result in zip(paths, results, strict=True):
+        try:
+            assert result.file.window is not None
+            reference, _ = crop_file(path.read_bytes(), *result.file.window, "RGB", fast=False)
+        except BadImage:
+            beyond += not isinstance(result.pixels, BadImage)  # damaged outside the window
+            continue
+        assert not isinstance(result.pixels, BadImage), (path, result.pixels)
+        decoded += 1
+        error = float(np.square(result.pixels.astype(float) - reference).mean())
+        worst = min(worst, 10 * float(np.log10(255**2 / max(error, 1e-4))))
+    row(
+        "D1",
+        "windows of bad images",
+        f"{len(paths)} files: {decoded} as the reference decodes them (worst {worst:.0f} dB), {beyond} damaged outside "
+        f"their window; {alone} judged by the reference after libjpeg gave up, {len(notes) - alone} other deaths",
+        worst >= 30 and len(notes) == alone,
+    )
+
+
+def test_windows_of_a_sample_of_bad_images(tmp_path, row):
+    cut_windows(tmp_path, 41, row)
+
+
+@pytest.mark.reliability
+def test_windows_of_every_fifth_bad_image(tmp_path, row):
+    cut_windows(tmp_path, 5, row)  # each that libjpeg gives up at costs the start of a process
 
 
 def test_the_largest_image_that_is_read_stays_within_time_and_memory(tmp_path, row):
