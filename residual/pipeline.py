@@ -42,7 +42,7 @@ from residual.train.budget import Budget
 from residual.train.checkpoint import Checkpoint, Checkpoints
 from residual.train.clock import Clock
 from residual.train.distributed import World, share_of
-from residual.train.graph import fit_resident
+from residual.train.graph import ALONE, fit_resident
 from residual.train.loop import NonFinite, Step, Training, fit
 from residual.train.loss import binary_cross_entropy, cross_entropy
 from residual.train.optimizer import make_optimizer
@@ -55,7 +55,6 @@ from residual.weights.card import Card
 from residual.weights.safetensors import save
 from residual.weights.sources import Loaded, load
 
-EVALUATIONS = 20  # looks at held-out images while training, evenly spread
 WARMING = 2  # iterations at the beginning of a sitting that say nothing about speed
 FEW = 100  # held-out images below which an error says little
 SAVE_EVERY = 60.0  # seconds between checkpoints
@@ -192,13 +191,14 @@ class _Run:
             raise ValueError(f"{plan.data} has {len(images)} training images; batch norm needs at least 2")
         recipe = self.recipe = self.recipe.for_few(len(images))
         at_once = share_of(self.world.shard(torch.arange(recipe.batch)), 0, recipe.accumulate)  # refuses now, not later
-        torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
         start = load(plan.model) if recipe.name == "finetune" and then is None else None
         self.describe(then, start)
         self.normalize = Normalize(self.preprocessing, self.device)
         for sized in (self.normalize, recipe.augmentation):
             sized.check_size(recipe.augmentation.size or self.preprocessing.size)
-        model = ResNet(self.model_description)
+        with ALONE:
+            torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
+            model = ResNet(self.model_description)
         if start is not None:
             adopt(model, start, same_classes=start.card.classes == self.data.classes)
         set_batch_norms(model, recipe.batch_norm_group, len(at_once), self.world)
@@ -218,7 +218,7 @@ class _Run:
         self.budget = Budget(
             plan.budget,
             batch=recipe.batch,
-            looks=EVALUATIONS,
+            looks=plan.looks,
             looked_at=len(held[1]) if held else 0,
             at_the_end=weights * ((len(test) if test else 0) + 2 * self.statistics_images()),
         )
@@ -410,9 +410,10 @@ class _Run:
             self.pace.saw_error(100 * float(wrong) / self.recipe.batch)
 
     def look_due(self, step: int) -> bool:
-        """Whether another EVALUATIONS-th part of the training has just been completed."""
-        before, now = (math.floor(self.pace.progress(at) * EVALUATIONS + 1e-9) for at in (step - 1, step))
-        return now > before and (now == EVALUATIONS or self.budget.looks_fit())
+        """Whether another part of the training has just been completed, of as many as there are to be looks."""
+        looks = self.plan.looks
+        before, now = (math.floor(self.pace.progress(at) * looks + 1e-9) for at in (step - 1, step))
+        return now > before and (now == looks or self.budget.looks_fit())
 
     def save_due(self, step: int, saved: float) -> bool:
         if self.plan.save_steps is not None:

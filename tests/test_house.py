@@ -18,6 +18,7 @@ FLOORS = (
     ("weights", "evaluate", "detect", "analyze"),
     ("recipes", "serve"),
     ("pipeline",),
+    ("reproduce",),
     ("experiments", "report"),
     ("cli",),
 )

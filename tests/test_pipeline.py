@@ -548,8 +548,7 @@ def test_files_on_disk_train_the_network_of_the_same_images_in_memory(tmp_path, 
     from residual.data.sources import open_dataset
 
     monkeypatch.setattr(pipeline, "open_dataset", open_dataset)
-    monkeypatch.setattr(pipeline, "EVALUATIONS", 2)  # each starts the workers anew
-    asked = plan(recipe(iterations=8), data=str(folder), workers=workers)
+    asked = plan(recipe(iterations=8), data=str(folder), workers=workers, looks=2)  # each starts the workers anew
     list(pipeline.train(asked, tmp_path / "memory"))
     monkeypatch.setattr(assemble, "MEMORY", 0)
     monkeypatch.setenv("RESIDUAL_CACHE", str(tmp_path / "other"))

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from residual.cli import check, demo, evaluate, models, predict, report, train, weights
+from residual.cli import check, demo, evaluate, models, predict, report, reproduce, train, weights
 from residual.cli.terminal import printable
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
 app.add_typer(weights.app, name="weights")
+app.command("reproduce")(reproduce.reproduce)
 app.command("report")(report.report)
 
 GIVEN = (  # what the system says of a path that the user gave; the rest (a full disk, a broken one) is failure

@@ -8,9 +8,9 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs, of the demo, of reproductions.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of runs or reproductions.")],
 ) -> None:
-    """Write report.html from what a run, the demo or a reproduction has recorded."""
+    """Write report.html from the records of runs or reproductions."""
     writers = [(run, _writer(run)) for run in runs]  # all are known before the first is written
     for run, write in writers:
         print(write(run))

@@ -47,6 +47,7 @@ class Plan:
     budget: seconds that the whole command may take, None for the recipe's own length.
     save_steps: checkpoint every so many iterations instead of every minute.
     shard_optimizer: of several processes, each keeps a share of the optimizer's state instead of all of it.
+    looks: how often held-out images are looked at while training, evenly spread.
     """
 
     model: str
@@ -62,6 +63,11 @@ class Plan:
     tensorboard: bool = False
     changes: dict[str, Any] = field(default_factory=dict)
     shard_optimizer: bool = False
+    looks: int = 20
+
+    def __post_init__(self) -> None:
+        if self.looks < 1:
+            raise ValueError(f"held-out images are looked at least once, at the end; looks is {self.looks}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +115,8 @@ class Ground:
     def identity(self) -> str:
         """What a checkpoint must agree with to be of this run: all that decides the numbers."""
         as_read = msgspec.convert(asdict(self.plan), Plan)  # 40 passes are 40.0 when they come back from run.json
-        plan = {name: value for name, value in _told(as_read).items() if name not in BESIDE_THE_POINT}
-        decisive: list[Any] = [plan, _told(self.model), _told(self.preprocessing)]
+        plan = {name: value for name, value in told(as_read).items() if name not in BESIDE_THE_POINT}
+        decisive: list[Any] = [plan, told(self.model), told(self.preprocessing)]
         decisive += [self.data.train.fingerprint, self.precision.bfloat16, self.precision.device.type]
         return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()
 
@@ -132,15 +138,15 @@ class Ground:
             )
 
 
-def _told(described: Any) -> dict[str, Any]:
+def told(described: Any) -> dict[str, Any]:
     """A description as plain data, without fields younger than FIRST that hold their default."""
     first = FIRST.get(type(described).__name__, "").split()
-    told = {}
+    said = {}
     for each in fields(described):
         value = getattr(described, each.name)
         if each.name in first or value != _default(each):
-            told[each.name] = _told(value) if is_dataclass(value) else value
-    return told
+            said[each.name] = told(value) if is_dataclass(value) else value
+    return said
 
 
 def _default(each: Field[Any]) -> Any:

@@ -5,7 +5,8 @@ One table or figure is one file in residual/experiments/ that fills in these des
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,9 @@ import msgspec
 
 from residual.models.catalog import describe, varied
 from residual.models.description import Description
+from residual.recipes.plan import told
 from residual.recipes.recipe import Recipe
+from residual.reproduce.ledger import Protocol
 
 Measure = Callable[[Sequence[Path]], float]
 """The number of a row, from the finished run folders of its settings, trained with one seed."""
@@ -39,11 +42,11 @@ class Setting:
         """Of the network as the catalog and the changes have it; data decides its classes later."""
         return varied(describe(self.model), self.changes)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hex digits that name this training by its content: equal trainings of two experiments are one run."""
-        told = [asdict(self.description), asdict(self.recipe), self.data, self.size]
-        return hashlib.sha256(msgspec.json.encode(told, order="deterministic")).hexdigest()[:16]
+        decisive = [told(self.description), told(self.recipe), self.data, self.size]
+        return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,12 @@ class Printed:
     """A number as the paper prints it, in the unit of its row.
 
     kind: what the number is of `n` runs.  The paper's other numbers of the same runs stand beside it.
+        "above", "below": the paper prints no number, only that it lies on that side of `value`.
     std: standard deviation over the runs, where printed.
     """
 
     value: float
-    kind: Literal["single", "mean", "median", "best", "exact"] = "single"
+    kind: Literal["single", "mean", "median", "best", "exact", "above", "below"] = "single"
     n: int = 1
     mean: float | None = None
     std: float | None = None
@@ -69,6 +73,7 @@ class Row:
     measure: reads it off their run folders (given none if there are no settings); None: only cited.
     seeds: how many runs the whole experiment asks for.
     resolution: half-width of an interval, in the row's unit, from which on the row counts as measured.
+    planted: the row measures something wrong on purpose, so its verdict must be "differs"; it tests the test.
     """
 
     name: str
@@ -78,6 +83,7 @@ class Row:
     measure: Measure | None = None
     seeds: int = 1
     resolution: float = 1.0
+    planted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +117,7 @@ class Experiment:
     """A table or figure.  source: where it stands.  claim: what it says, in a sentence.
 
     data: names of the data sets it needs.  x, y: what the axes of a figure are.
+    protocol: what the paper says of how it trained a network of this description; None: nothing to compare with.
     twin_of: name of the experiment of the paper that this one repeats in small on other data; it prints no number of
         the paper's and its verdicts are its own.
     waits_for: the part of this project that it needs and that is not built yet; None: nothing.
@@ -128,6 +135,7 @@ class Experiment:
     y: str = ""
     twin_of: str | None = None
     waits_for: str | None = None
+    protocol: Callable[[Description], Protocol] | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]

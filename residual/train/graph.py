@@ -21,7 +21,7 @@ Drawn = TypeVar("Drawn", covariant=True)
 Outcome = tuple[Tensor, dict[str, Tensor]]  # the loss, and what was measured beside it
 
 EAGER = 3  # iterations before the capture: they choose algorithms and allocate what the graph then finds in place
-CAPTURING = threading.Lock()  # one capture at a time: each empties the allocator's cache first
+ALONE = threading.Lock()  # for captures, and for whoever seeds and draws from torch's generator: all threads share it
 
 
 class Resident(Protocol[Drawn]):
@@ -60,7 +60,7 @@ class Iteration:
             return self.outcome
         if self.graph is None:
             graph = torch.cuda.CUDAGraph()
-            with CAPTURING, torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            with ALONE, torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
                 self.outcome = self.function()
             self.graph = graph
         self.graph.replay()

@@ -17,8 +17,9 @@ from residual.records import CannotWrite
 
 HOUSE = Path(__file__).parents[2]
 COMMANDS = {
-    "demo", "models", "train", "evaluate", "predict", "report",
-    "data", "data check", "weights", "weights inspect", "weights convert",
+    "demo", "models", "train", "evaluate", "predict", "reproduce", "report",
+    "data", "data check", "data pack",
+    "weights", "weights inspect", "weights convert", "weights export", "weights download", "weights list",
 }  # fmt: skip
 
 

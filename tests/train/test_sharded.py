@@ -103,8 +103,7 @@ def test_what_was_gathered_goes_on_in_shares_and_whole(together):
         assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*found, strict=True))
 
 
-def test_a_sharded_run_is_stopped_resumed_by_two_or_one_and_ends_as_a_whole_one(together, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "EVALUATIONS", 3)
+def test_a_sharded_run_is_stopped_resumed_by_two_or_one_and_ends_as_a_whole_one(together, tmp_path):
     recipe = Recipe(
         name="shared",
         schedule=Schedule(shape="cosine", rate=0.01),
@@ -114,7 +113,7 @@ def test_a_sharded_run_is_stopped_resumed_by_two_or_one_and_ends_as_a_whole_one(
         validation=0.1,  # so that the leader alone decides to save, when it finds the best error
         precision="float32",
     )
-    plan = pipeline.Plan(model="resnet8", data="digits", recipe=recipe, device="cpu", workers=0, save_steps=5)
+    plan = pipeline.Plan(model="resnet8", data="digits", recipe=recipe, device="cpu", workers=0, save_steps=5, looks=3)
     sharded = replace(plan, shard_optimizer=True)
 
     def begin(world, name: str) -> None:

@@ -1,0 +1,42 @@
+"""Table 5 in small: an ensemble on Tiny ImageNet beside its deepest network, at a quarter of the size.
+
+    residual reproduce table5-tiny --data tiny-imagenet=DIR
+
+Runs are those of table3-tiny.
+"""
+
+from residual.evaluate.protocol import multi_scale
+from residual.recipes.tiny import SIDE, paper_tiny
+from residual.reproduce.experiment import Claim, Experiment, Row, Setting
+from residual.reproduce.measures import error_under
+
+NETWORKS = tuple(
+    Setting(
+        model=f"resnet{layers}",
+        recipe=paper_tiny(),
+        data="tiny-imagenet",
+        changes={"shortcut": shortcut},
+        size=SIDE,
+    )
+    for layers, shortcut in ((34, "B"), (34, "C"), (50, "B"), (101, "B"), (152, "B"))
+)
+
+experiment = Experiment(
+    name="table5-tiny",
+    title="Top-5 error of an ensemble on the Tiny ImageNet validation set",
+    source="after table 5 of arXiv 1512.03385",
+    claim="An ensemble of networks of different depth is better than the deepest of them.",
+    rows=tuple(
+        Row(
+            name=name,
+            unit="% top-5 error",
+            settings=settings,
+            measure=error_under(multi_scale, top=5),
+            seeds=3,
+        )
+        for name, settings in {"five ResNets": NETWORKS, "ResNet-152": NETWORKS[-1:]}.items()
+    ),
+    claims=(Claim(text="The ensemble is better than its deepest network", rising=("five ResNets", "ResNet-152")),),
+    data=("tiny-imagenet",),
+    twin_of="table5",
+)

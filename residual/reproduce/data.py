@@ -1,0 +1,158 @@
+"""The data sets of the experiments by name: what they are, where they come from, and where they lie on this machine.
+
+An experiment is never fed other data than the named ones: the number of images and of classes is looked at first.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from residual.data.kept import cache_folder
+from residual.data.sources import NAMES, open_dataset
+
+FETCHED = ("cifar10", "cifar100")  # what --download can bring
+DRAWN = ("shapes", "digits")  # always here
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A data set.  train, held: images to train on and to measure on; classes; size: side of an image, pixels.
+
+    origin: where it comes from.  Zero stands for what is not counted because no reader of it exists yet.
+    """
+
+    title: str
+    origin: str
+    train: int = 0
+    held: int = 0
+    classes: int = 0
+    size: int = 224
+
+
+CIFAR_ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html, or --download"
+IMAGENET_ORIGIN = "https://image-net.org, after registering"
+VOC_ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC"
+
+DATA: dict[str, Source] = {
+    "cifar10": Source(title="CIFAR-10", origin=CIFAR_ORIGIN, train=50_000, held=10_000, classes=10, size=32),
+    "cifar100": Source(title="CIFAR-100", origin=CIFAR_ORIGIN, train=50_000, held=10_000, classes=100, size=32),
+    "svhn": Source(
+        title="SVHN", origin="http://ufldl.stanford.edu/housenumbers", train=604_388, held=26_032, classes=10, size=32
+    ),
+    "imagenet": Source(
+        title="ImageNet (ILSVRC 2012)", origin=IMAGENET_ORIGIN, train=1_281_167, held=50_000, classes=1000
+    ),
+    "imagenet-loc": Source(title="ImageNet with boxes (ILSVRC localization)", origin=IMAGENET_ORIGIN),
+    "imagenet-det": Source(title="ImageNet detection (ILSVRC DET)", origin=IMAGENET_ORIGIN),
+    "tiny-imagenet": Source(
+        title="Tiny ImageNet",
+        origin="http://cs231n.stanford.edu/tiny-imagenet-200.zip",
+        train=100_000,
+        held=10_000,
+        classes=200,
+        size=64,
+    ),
+    "imagenette": Source(
+        title="Imagenette v2",
+        origin="https://github.com/fastai/imagenette",
+        train=9_469,
+        held=3_925,
+        classes=10,
+        size=128,
+    ),
+    "voc07": Source(title="PASCAL VOC 2007", origin=f"{VOC_ORIGIN}/voc2007"),
+    "voc12": Source(title="PASCAL VOC 2012", origin=f"{VOC_ORIGIN}/voc2012"),
+    "voc07+12": Source(title="PASCAL VOC 2007 and 2012", origin=VOC_ORIGIN),
+    "coco": Source(title="COCO", origin="https://cocodataset.org"),
+    "shapes": Source(title="drawn shapes", origin="drawn by this program", train=2_000, held=500, classes=10, size=32),
+    "digits": Source(
+        title="handwritten digits", origin="part of scikit-learn", train=1_437, held=360, classes=10, size=8
+    ),
+}
+
+
+def source(name: str) -> Source:
+    """The data set called `name`."""
+    if name not in DATA:
+        raise ValueError(f"there is no data set {name!r}; there are: {', '.join(DATA)}")
+    return DATA[name]
+
+
+def given(flags: list[str], needed: set[str]) -> dict[str, Path]:
+    """What `--data [NAME=]DIR` says, by the name of the data set.  needed: names of which one may be left out."""
+    places: dict[str, Path] = {}
+    for flag in flags:
+        name, equals, place = flag.partition("=")
+        if not equals or name not in DATA:
+            if equals and not Path(flag).exists():
+                source(name)
+            if len(needed) != 1:
+                names = ", ".join(sorted(needed)) or "none"
+                raise ValueError(
+                    f"--data {flag} does not say which data set it is, and the experiments need {names}; write "
+                    f"--data NAME={flag}"
+                )
+            (name,), place = needed, flag
+        if name in places:
+            raise ValueError(f"--data names {name} twice: {places[name]} and {place}; give one of them")
+        if name in DRAWN:
+            raise ValueError(f"{DATA[name].title} are made by this program; leave out --data {flag}")
+        path = Path(place).expanduser()
+        if not path.exists():
+            raise ValueError(f"--data {flag}: there is no {place}; give the folder that holds {DATA[name].title}")
+        places[name] = path.resolve()
+    return places
+
+
+def where(name: str, places: Mapping[str, Path]) -> str | None:
+    """What `Plan.data` says to find the data set: a name or a path; None where it is not on this machine."""
+    source(name)
+    if name in places:
+        return str(places[name])
+    if name in DRAWN:
+        return name
+    if name in FETCHED:
+        return name if _cached(name) else None
+    own = cache_folder() / name
+    return str(own.resolve()) if own.is_dir() else None
+
+
+def _cached(name: str) -> bool:
+    from residual.data.cifar import CIFAR10, CIFAR100, find_cifar
+
+    kind, cache = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name], cache_folder()
+    found = any(find_cifar(cache / there) is not None for there in (kind.folder, kind.archive))
+    return found or (cache / name).is_dir()
+
+
+def missing(name: str) -> str:
+    """What a user can do about a data set that is not here."""
+    one = source(name)
+    return f"{one.title}, which is not here: it comes from {one.origin}; say where it lies with --data {name}=DIR"
+
+
+def refuse_others(name: str, place: str, *, workers: int = 0, download: bool = False) -> None:
+    """Read the data at `place` and refuse it if its counts are not those of the data set `name`."""
+    expected = source(name)
+    if name in DRAWN:
+        return
+    if not expected.train:
+        raise ValueError(f"{expected.title} can not be read yet by this version")
+    size = None if expected.size <= 64 else expected.size
+    found = open_dataset(place, size=size, workers=workers, download=download)
+    held = found.test or found.validation
+    counts = (len(found.train), len(held) if held else 0, len(found.classes))
+    if counts != (expected.train, expected.held, expected.classes):
+        told = [
+            f"{train:,} training images, {test:,} held out, {classes} classes"
+            for train, test, classes in (counts, (expected.train, expected.held, expected.classes))
+        ]
+        raise ValueError(
+            f"{place} is not {expected.title}: it has {told[0]}, and {expected.title} has {told[1]}; experiments are "
+            f"run on the data they name or not at all; give the whole set with --data {name}=DIR"
+        )
+
+
+def is_readable(name: str) -> bool:
+    """Whether the pipeline can train on it."""
+    return name in NAMES or source(name).train > 0

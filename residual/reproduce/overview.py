@@ -1,0 +1,110 @@
+"""What there is to reproduce: what each experiment claims, needs and costs on this machine, and what is measured."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from residual.records import environment, make_folder, read_json, write_json
+from residual.reproduce import data, jobs
+from residual.reproduce.budget import everything
+from residual.reproduce.calibrate import Calibration, calibrate
+from residual.reproduce.experiment import Experiment
+from residual.reproduce.ledger import RESULTS
+from residual.reproduce.record import read_known
+from residual.reproduce.store import Store
+from residual.train.precision import pick_device
+
+TIMED = 0.3  # seconds for which a network is timed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overview:
+    """One experiment.
+
+    data: each set it needs, and whether it is here.
+    waiting: the part of this project that it needs and that is not built yet.
+    runs, done: trainings in all, and finished ones in the folder.
+    seconds: that the rest takes on this machine, with `jobs` of them side by side; None: unknown.
+    verdicts: how many rows and claims came out how, by record.
+    """
+
+    name: str
+    title: str
+    source: str
+    claim: str
+    twin_of: str | None
+    data: dict[str, bool]
+    waiting: str | None
+    runs: int
+    done: int
+    seconds: float | None
+    jobs: int
+    verdicts: dict[str, dict[str, int]]
+
+
+def overview(
+    experiments: Sequence[Experiment], out: Path, places: Mapping[str, Path], *, device: str, count: int | None
+) -> Iterator[Overview]:
+    """Every experiment, with costs measured by a short calibration.  count: jobs, None for as many as fit."""
+    place = pick_device(device)
+    count = count or (jobs.cores() if place.type == "cpu" else 1)
+    formats = {str(setting.recipe.precision) for each in experiments for setting in each.settings}
+    calibration = measured(formats, device=device, threads=max(1, jobs.cores() // count), out=out)
+    store = Store(out)
+    for each in experiments:
+        runs = everything([each], seeds=None).runs
+        rest = [run for run in runs if store.state(run) != "done"]
+        known = all(data.source(run.setting.data).train for run in rest)
+        times = [calibration.seconds(run.setting) for run in rest] if known else []
+        yield Overview(
+            name=each.name,
+            title=each.title,
+            source=each.source,
+            claim=each.claim,
+            twin_of=each.twin_of,
+            data={name: data.where(name, places) is not None for name in each.data},
+            waiting=each.waits_for,
+            runs=len(runs),
+            done=len(runs) - len(rest),
+            seconds=max(sum(times) / count, max(times, default=0.0)) if known else None,
+            jobs=count,
+            verdicts=_verdicts(each.name, out),
+        )
+
+
+def measured(formats: set[str], *, device: str, threads: int, out: Path | None = None) -> Calibration:
+    """This machine's calibration, as it was measured before in `out`, or now."""
+    place = pick_device(device)
+    about = environment()
+    key = {name: about[name] for name in ("cpu", "cores", "gpu", "torch")} | {"device": str(place), "threads": threads}
+    file = None if out is None else out / "calibration.json"
+    if file is not None and file.is_file():
+        kept = read_json(file, dict[str, Any])
+        if kept.get("machine") == key and formats <= kept["calibration"]["learning"].keys():
+            return msgspec.convert(kept["calibration"], Calibration)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = replace(calibrate(formats, device=device, seconds=TIMED), start=2.0)
+    finally:
+        torch.set_num_threads(before)
+    if file is not None and file.parent.is_dir():
+        make_folder(file.parent)
+        write_json(file, {"machine": key, "calibration": found})
+    return found
+
+
+def _verdicts(name: str, out: Path) -> dict[str, dict[str, int]]:
+    """Of the records of an experiment, in the folder and among the committed results."""
+    found = {}
+    for path in (out / name / "record.json", *sorted(RESULTS.glob("**/record.json"))):
+        record = read_known(path)
+        if record and record["experiment"].get("name") == name and not record.get("quick"):
+            parts = [part for kind in ("rows", "claims") for part in record.get(kind, [])]
+            found[str(path)] = dict(Counter(str(part.get("verdict")) for part in parts))
+    return found

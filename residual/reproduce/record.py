@@ -1,0 +1,231 @@
+"""What a reproduction leaves: OUT/<experiment>/record.json, all that a report needs to know.
+
+Every number is read off the finished runs anew, so the record can be made again from them at any time.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from residual.models.description import Description
+from residual.records import RunFolder
+from residual.reproduce.budget import Allocation
+from residual.reproduce.experiment import Claim, Experiment, Line, Row, Setting
+from residual.reproduce.ledger import ledger, of_run
+from residual.reproduce.store import Run, Store, iterations
+from residual.reproduce.verdict import Spread, Verdict, interval, judge_claim, judge_number, pooled
+
+POINTS = 200  # of a curve, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a record is made of.
+
+    seeds: so many of each row were asked for, None for what the rows ask.  failed: why, by key of the run.
+    cost: seconds that a run still takes.
+    """
+
+    store: Store
+    allocation: Allocation
+    seeds: int | None
+    failed: Mapping[tuple[str, int], str]
+    cost: Callable[[Run], float]
+    quick: bool
+    stopped: bool = False
+
+    def runs(self, setting: Setting) -> dict[int, Run]:
+        """The finished runs of a setting, as it was trained here, by seed."""
+        actual = self.allocation.actual(setting)
+        planned = {run.seed for run in (*self.allocation.runs, *self.allocation.spare) if run.key[0] == actual.key}
+        found = {seed: Run(setting=actual, seed=seed) for seed in sorted(planned)}
+        return {seed: run for seed, run in found.items() if self.store.state(run) == "done"}
+
+    def short(self, settings: Sequence[Setting]) -> dict[str, int] | None:
+        """How much of their length was trained; None: all of it."""
+        for setting in settings:
+            if setting.key in self.allocation.lengths:
+                return {"iterations": self.allocation.lengths[setting.key], "of": iterations(setting)}
+        return None
+
+
+def build(experiment: Experiment, evidence: Evidence) -> dict[str, Any]:
+    """The record, but for what only the command knows: its budget, times, environment and words."""
+    measured = {row.name: _measured(row, evidence) for row in experiment.rows}
+    incomparable = evidence.quick or any(evidence.short(row.settings) for row in experiment.rows)
+    samples: dict[str, list[list[float]]] = {}
+    for row in experiment.rows:
+        if row.settings and not row.planted and evidence.short(row.settings) is None:
+            samples.setdefault(row.unit, []).append(list(measured[row.name].values.values()))
+    spreads = {unit: pooled(found) for unit, found in samples.items()}
+    rows = {
+        row.name: _row(row, measured[row.name], evidence, spreads.get(row.unit), comparable=not incomparable)
+        for row in experiment.rows
+    }
+    return {
+        "experiment": {
+            name: getattr(experiment, name) for name in ("name", "title", "source", "claim", "twin_of", "x", "y")
+        },
+        "quick": evidence.quick,
+        "rows": list(rows.values()),
+        "claims": [_claim(claim, experiment, measured, evidence) for claim in experiment.claims],
+        "lines": [found for line in experiment.lines if (found := _line(line, evidence))],
+        "ledger": [] if evidence.quick else _ledger(experiment, evidence),
+        "left_out": [found for row in experiment.rows for found in _left_out(row, measured[row.name], evidence)],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    values: dict[int, float]  # by seed; of a computed number, by 0
+    runs: list[Run]
+    trouble: str = ""
+
+
+def _measured(row: Row, evidence: Evidence) -> _Measured:
+    if row.measure is None:
+        return _Measured(values={}, runs=[])
+    try:
+        if not row.settings:
+            return _Measured(values={0: float(row.measure(()))}, runs=[])
+        by_setting = [evidence.runs(setting) for setting in row.settings]
+        seeds = sorted(set.intersection(*(set(found) for found in by_setting)))
+        together = {seed: [found[seed] for found in by_setting] for seed in seeds}
+        values = {seed: float(row.measure(list(map(evidence.store.path, runs)))) for seed, runs in together.items()}
+        return _Measured(values=values, runs=[run for runs in together.values() for run in runs])
+    except (ValueError, OSError) as error:
+        return _Measured(values={}, runs=[], trouble=str(error))
+
+
+def _row(row: Row, found: _Measured, evidence: Evidence, spread: Spread | None, *, comparable: bool) -> dict[str, Any]:
+    values = list(found.values.values())
+    short = evidence.short(row.settings)
+    finishes = [finish for run in found.runs if (finish := evidence.store.finish(run)) is not None]
+    verdict = _verdict(row, found, short, spread, comparable=comparable)
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "paper": asdict(row.paper) if row.paper is not None and comparable else None,
+        "ours": values,
+        "seeds": list(found.values) if row.settings else [],
+        "mean": fmean(values) if values else None,
+        "interval": interval(values),
+        "n": len(values),
+        "verdict": verdict.outcome,
+        "reason": verdict.reason,
+        "short": short,
+        "planted": row.planted,
+        "seconds": sum(finish.seconds for finish in finishes),
+        "runs": [evidence.store.path(run).name for run in found.runs],
+        "hardware": ", ".join(sorted({finish.hardware for finish in finishes})),
+    }
+
+
+def _verdict(
+    row: Row, found: _Measured, short: dict[str, int] | None, spread: Spread | None, *, comparable: bool
+) -> Verdict:
+    values = list(found.values.values())
+    if row.measure is None:
+        return Verdict(outcome="cited", reason="the paper's number, which nothing here measures")
+    if found.trouble:
+        return Verdict(outcome="not tested at this budget", reason=found.trouble)
+    if short is not None:
+        told = f"trained for {short['iterations']:,} of {short['of']:,} iterations: no number of the paper is like it"
+        return Verdict(outcome="not tested at this budget", reason=told)
+    if row.paper is None or not comparable:
+        told = "no number of the paper stands beside it" if comparable else "part of a quick or shortened record"
+        return Verdict(outcome="measured" if values else "not tested at this budget", reason=told)
+    return judge_number(values, row.paper, spread=spread, resolution=row.resolution, unit=row.unit)
+
+
+def _claim(
+    claim: Claim, experiment: Experiment, measured: Mapping[str, _Measured], evidence: Evidence
+) -> dict[str, Any]:
+    rows = {row.name: row for row in experiment.rows}
+    numbers = {name: list(measured[name].values.values()) for name in claim.rising}
+    exact = not any(rows[name].settings for name in claim.rising)
+    verdict = judge_claim(list(numbers.values()), list(numbers), margin=claim.margin, exact=exact)
+    if evidence.quick:  # the path of a test, not its outcome
+        verdict = replace(
+            verdict, outcome="not tested at this budget", reason=f"part of a quick record; {verdict.reason}"
+        )
+    return {
+        "text": claim.text,
+        "p": verdict.p,
+        "verdict": verdict.outcome,
+        "reason": verdict.reason,
+        "numbers": numbers,
+        "short": evidence.short([setting for name in claim.rising for setting in rows[name].settings]),
+    }
+
+
+def _line(line: Line, evidence: Evidence) -> dict[str, Any] | None:
+    found = [line.of(evidence.store.path(run)) for run in evidence.runs(line.setting).values()]
+    if not found:
+        return None
+    curves = {name: _mean_curve([each[name] for each in found if each.get(name)]) for name in found[0]}
+    return {
+        "name": line.name,
+        "panel": line.panel,
+        "curves": {name: points for name, points in curves.items() if points},
+        "seeds": len(found),
+        "short": evidence.short([line.setting]),
+    }
+
+
+def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean over the seeds at the points of the first, thinned."""
+    if not curves:
+        return []
+    x = np.array([point[0] for point in curves[0]])
+    y = np.mean([np.interp(x, [p[0] for p in curve], [p[1] for p in curve]) for curve in curves], axis=0)
+    kept = np.unique(np.linspace(0, len(x) - 1, min(POINTS, len(x))).round().astype(int))
+    return [(round(float(x[i]), 6), round(float(y[i]), 4)) for i in kept]
+
+
+def _ledger(experiment: Experiment, evidence: Evidence) -> list[dict[str, str | None]]:
+    if experiment.protocol is None:
+        return []
+    pairs = []
+    for setting in experiment.settings:
+        for run in list(evidence.runs(setting).values())[:1]:
+            about = RunFolder.open(evidence.store.path(run)).description
+            network = {name: value for name, value in about["model"].items() if name != "name"}
+            pairs.append((experiment.protocol(msgspec.convert(network, Description)), of_run(about)))
+    return ledger(pairs)
+
+
+def _left_out(row: Row, found: _Measured, evidence: Evidence) -> list[dict[str, Any]]:
+    """What is missing of a row, why, and the seconds of training that it would take."""
+    if not row.settings:
+        return []
+    asked = evidence.seeds or row.seeds
+    short = evidence.short(row.settings)
+    whole = [Run(setting=setting, seed=seed) for setting in row.settings for seed in range(asked)]
+    if short is not None:
+        what = f"{row.name}: {asked} full-length run{'s' if asked > 1 else ''}"
+        why = f"shortened to {short['iterations']:,} of {short['of']:,} iterations to fit into the budget"
+    else:
+        whole = [run for run in whole if evidence.store.state(run) != "done"]
+        missing = len({run.seed for run in whole})
+        what = f"{row.name}: {missing} of {asked} seeds"
+        reasons = [evidence.failed[run.key] for run in whole if run.key in evidence.failed]
+        default = "stopped before it was done" if evidence.stopped else "does not fit into the budget"
+        why = "; ".join(dict.fromkeys(reasons)) or default
+    if not whole:
+        return []
+    return [{"what": what, "why": why, "seconds": None if evidence.quick else round(sum(map(evidence.cost, whole)))}]
+
+
+def read_known(path: Path) -> dict[str, Any]:
+    """A record as plain data; an empty one where it is not a record."""
+    try:
+        found = msgspec.json.decode(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and isinstance(found.get("experiment"), dict) else {}

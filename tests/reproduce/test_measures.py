@@ -1,0 +1,134 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from residual import pipeline
+from residual.data.transforms import Normalize
+from residual.evaluate.error import top_k_error
+from residual.evaluate.look import score_views
+from residual.evaluate.protocol import multi_scale, one_crop, ten_crop
+from residual.pipeline import Plan, Stop, planned, read_data
+from residual.recipes.demo import demo
+from residual.records import RunFolder, write_json
+from residual.reproduce import measures
+from residual.weights.sources import load
+
+LINES = (  # step, epoch, training error of the iterations since the line before
+    (5, 0.5, 90.0),
+    (10, 1.0, 80.0),
+    (15, 1.5, 50.0),
+    (19, 1.9, 40.0),
+    (20, 2.0, 10.0),
+)
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    """A run of two passes of ten iterations, of which only the numbers are there."""
+    run = RunFolder.create(tmp_path / "run", {"name": "run"})
+    for step, epoch, error in LINES:
+        run.append({"step": step, "epoch": epoch, "loss": 1.0, "train_error": error})
+    run.append({"step": 10, "epoch": 1.0, "test_error": 70.0, "weights": "last"})
+    run.append({"step": 20, "epoch": 2.0, "test_error": 30.0, "weights": "last"})
+    run.append({"step": 20, "epoch": 2.0, "test_error": 29.0, "weights": "last", "final": True})
+    write_json(run.path / "evaluation.json", {"top1_error": 29.0, "top5_error": 3.0})
+    write_json(run.path / "evaluation-best.json", {"top1_error": 28.0})
+    return run.path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network after a few iterations on drawn shapes."""
+    run = tmp_path_factory.mktemp("runs") / "run"
+    recipe = replace(demo(), iterations=6, epochs=None)
+    changes = {"widths": (4, 4, 8), "stem_width": 4}
+    plan = Plan(model="resnet8", data="shapes", recipe=recipe, size=16, device="cpu", workers=0, changes=changes)
+    for _ in pipeline.train(plan, run, stop=Stop()):
+        pass
+    return run
+
+
+def test_test_errors_are_those_of_the_last_and_of_the_chosen_weights(written):
+    assert measures.test_error([written]) == 29.0
+    assert measures.top5_error([written]) == 3.0
+    assert measures.chosen_test_error([written]) == 28.0
+
+
+def test_training_error_is_the_mean_over_the_iterations_of_the_last_pass(written):
+    assert measures.training_error([written]) == pytest.approx((5 * 50 + 4 * 40 + 10) / 10)
+
+
+def test_early_training_error_is_the_mean_over_the_first_fifth(written):
+    assert measures.early_training_error([written]) == 90.0  # a line is not divided: the first says it all
+
+
+def test_the_lowest_of_several_trainings(written, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    write_json(other / "evaluation.json", {"top1_error": 31.0})
+    assert measures.lowest_test_error([other, written]) == 29.0
+
+
+def test_curves_are_against_tens_of_thousands_of_iterations_and_leave_the_final_evaluation_out(written):
+    found = measures.curves(written)
+    assert list(found) == ["training error", "test error"]
+    assert found["training error"] == [(pytest.approx(step / 10_000), error) for step, _, error in LINES]
+    assert found["test error"] == [(pytest.approx(0.001), 70.0), (pytest.approx(0.002), 30.0)]
+
+
+def test_a_run_that_has_not_begun_is_refused(tmp_path):
+    RunFolder.create(tmp_path / "empty", {"name": "empty"})
+    with pytest.raises(ValueError, match="has not begun"):
+        measures.training_error([tmp_path / "empty"])
+
+
+def test_a_top_5_error_of_few_classes_is_refused(written):
+    write_json(written / "evaluation.json", {"top1_error": 29.0})
+    with pytest.raises(ValueError, match="more than five classes"):
+        measures.top5_error([written])
+
+
+@pytest.mark.parametrize("views", [ten_crop, multi_scale])
+def test_an_error_under_a_protocol_is_that_of_evaluate_and_is_measured_once(trained, views, monkeypatch):
+    network = load(trained)
+    preprocessing = network.card.preprocessing
+    scores = score_views(
+        network, measures.held_out(read_data(planned(trained))), preprocessing, views(one_crop(preprocessing))
+    )
+    assert measures.error_under(views)([trained]) == top_k_error(scores)
+    monkeypatch.setattr(measures, "_seen", None)  # a second look would fail
+    assert measures.error_under(views, top=5)([trained]) == top_k_error(scores, 5)
+
+
+def test_a_kept_error_of_another_protocol_is_measured_again(trained):
+    error = measures.error_under(ten_crop)([trained])
+    path = trained / "evaluation-ten-crop.json"
+    kept = json.loads(path.read_bytes())
+    write_json(path, kept | {"top1_error": 0.0, "protocol": kept["protocol"] | {"pad": 1}})
+    assert measures.error_under(ten_crop)([trained]) == error
+
+
+def test_an_ensemble_of_one_network_with_itself_is_that_network(trained):
+    assert measures.error_under(ten_crop)([trained, trained]) == measures.error_under(ten_crop)([trained])
+
+
+def test_responses_are_kept_in_order_and_sorted(trained):
+    found = measures.layer_responses(trained)
+    assert len(found) == 7
+    assert json.loads((trained / "responses.json").read_bytes()) == {"images": 500, "std": found}
+    assert measures.responses_in_order(trained)["response"] == list(enumerate(found, start=1))
+    ordered = [std for _, std in measures.responses_sorted(trained)["response"]]
+    assert ordered == sorted(found, reverse=True)
+    assert measures.mean_response([trained]) == pytest.approx(sum(found) / 7)
+
+
+def test_the_first_response_is_that_of_the_stem(trained):
+    network, images = load(trained), measures.held_out(read_data(planned(trained)))
+    pixels = torch.cat(list(images.stream([torch.arange(len(images))])))
+    with torch.inference_mode():
+        normalized = Normalize(network.card.preprocessing)(pixels)
+        expected = network.stem.norm(network.stem.conv(normalized)).std(correction=0).item()
+    assert measures.layer_responses(trained)[0] == pytest.approx(expected, rel=1e-5)

@@ -1,0 +1,51 @@
+from dataclasses import replace
+
+from residual.recipes.paper import paper_choosing
+from residual.reproduce.calibrate import layers
+from residual.reproduce.experiment import Row, Setting
+from residual.reproduce.measures import test_error as held_out_error
+from residual.reproduce.quick import ITERATIONS, quick
+
+
+def test_no_number_of_the_paper_is_left(experiment):
+    assert not any(row.paper for row in quick(experiment()).rows)
+
+
+def test_deeper_is_still_deeper_and_equal_depths_stay_equal(setting, experiment):
+    rows = [
+        Row(name=name, unit="", settings=(replace(setting(name), data="cifar10"),), measure=held_out_error)
+        for name in ("plain20", "resnet20", "plain56", "resnet110")
+    ]
+    small = quick(replace(experiment(), rows=tuple(rows), claims=(), lines=(), data=("cifar10",)))
+    assert [layers(row.settings[0].description) for row in small.rows] == [8, 8, 14, 14]
+    assert [row.settings[0].description.shortcut for row in small.rows] == ["none", "A", "none", "A"]
+
+
+def test_trainings_are_tiny_and_on_drawn_shapes(experiment):
+    small = quick(experiment(seeds=5))
+    assert small.data == ("shapes",)
+    for each in small.settings:
+        assert each.data == "shapes"
+        assert each.recipe.iterations == ITERATIONS
+        assert each.recipe.name.startswith("quick-")
+    assert [row.seeds for row in small.rows if row.settings] == [2, 2]
+
+
+def test_every_kind_of_network_can_be_cut(experiment):
+    recipe = paper_choosing()
+    for name in ("resnet50", "preresnet164", "wide_resnet28_10", "resnet1202", "plain34", "wide_resnet50_2"):
+        (cut,) = quick(
+            replace(
+                experiment(),
+                rows=(Row(name=name, unit="", settings=(Setting(model=name, recipe=recipe, data="imagenet"),)),),
+                claims=(),
+                lines=(),
+            )
+        ).settings
+        assert set(cut.description.depths) == {1}
+        assert cut.description.widths[0] == 8
+
+
+def test_an_experiment_that_is_computed_needs_no_shapes(experiment):
+    computed = replace(experiment(), rows=(experiment().rows[2],), claims=(), lines=(), data=())
+    assert quick(computed).data == ()

@@ -1,0 +1,199 @@
+import json
+import os
+import signal
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+from residual.pipeline import Plan, Stop, train
+from residual.records import AlreadyRunning, RunFolder
+from residual.reproduce import jobs, reproduction, work
+from residual.reproduce.reproduction import Doing, Order, Planned, Recorded, needed, reproduce, why_not
+from residual.reproduce.store import Run, Store
+
+
+def follow(order: Order, stop: Stop | None = None) -> list[object]:
+    return [event for event in reproduce(order, stop=stop or Stop()) if not isinstance(event, work.Beat | Doing)]
+
+
+def names(events: list[object], kind: type) -> list[str]:
+    return [event.run.name for event in events if isinstance(event, kind)]
+
+
+def said(process: subprocess.Popen[str]) -> list[list[str]]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return [line.split() for line in out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def timed_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reproduction, "TIMED", 0.03)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory):
+    """The small experiment, reproduced once.  Not to be written to."""
+    made = {}
+
+    def reproduced(experiment):
+        if "it" not in made:
+            out = tmp_path_factory.mktemp("done")
+            made["it"] = out, follow(Order(experiments=(experiment(),), out=out, device="cpu", jobs=2))
+        return made["it"]
+
+    return reproduced
+
+
+def test_an_experiment_from_its_description_to_its_record(done, experiment):
+    out, events = done(experiment)
+    assert len(names(events, work.Ended)) == 4
+    record = json.loads((out / "small" / "record.json").read_text())
+    assert record == json.loads(json.dumps(events[-1].record))
+    shallow, deep, answer, others = record["rows"]
+    for row in (shallow, deep):
+        assert len(row["ours"]) == row["n"] == 2
+        assert row["seeds"] == [0, 1]
+        assert all((out / "runs" / run / "finished.json").is_file() for run in row["runs"])
+        assert row["short"] is None
+        assert row["seconds"] > 0
+        assert row["interval"][0] < row["mean"] < row["interval"][1]
+    assert shallow["paper"]["value"] == 50.0
+    assert shallow["verdict"] in ("agrees", "differs", "not tested at this budget")
+    assert deep["verdict"] == "measured"
+    assert (answer["verdict"], answer["ours"]) == ("agrees", [42.0])
+    assert (others["verdict"], others["ours"]) == ("cited", [])
+    (claim,) = record["claims"]
+    assert 0 <= claim["p"] <= 1
+    assert claim["numbers"] == {"plain-8": shallow["ours"], "plain-14": deep["ours"]}
+    (line,) = record["lines"]
+    assert line["seeds"] == 2
+    assert len(line["curves"]["training error"]) > 2
+    assert not record["left_out"]
+    assert record["environment"]["torch"]
+
+
+def test_the_same_command_again_trains_nothing(done, experiment):
+    out, events = done(experiment)
+    again = follow(Order(experiments=(experiment(),), out=out, device="cpu", jobs=2))
+    assert [type(event) for event in again] == [Recorded]
+    assert again[0].record["rows"] == events[-1].record["rows"]
+
+
+def test_another_experiment_shares_the_runs_and_more_seeds_are_added(done, experiment):
+    out, _ = done(experiment)
+    other = experiment(name="other")
+    shared = follow(Order(experiments=(other,), out=out, device="cpu", jobs=2))
+    assert [type(event) for event in shared] == [Recorded]
+    assert shared[0].record["rows"][0]["n"] == 2
+    more = follow(Order(experiments=(experiment(),), out=out, device="cpu", jobs=1, seeds=3))
+    assert sorted(name[-5:] for name in names(more, work.Ended)) == ["seed2", "seed2"]
+    assert more[-1].record["rows"][0]["n"] == 3
+
+
+def test_a_run_is_what_the_pipeline_alone_makes_of_it(done, experiment, setting, tmp_path):
+    out, _ = done(experiment)
+    plan = Plan(model="plain8", data="digits", recipe=setting().recipe, seed=1, device="cpu", workers=0)
+    for _ in train(plan, tmp_path / "alone"):
+        pass
+    ours = Store(out).path(Run(setting=setting(), seed=1))
+    error = [json.loads((run / "evaluation.json").read_text())["top1_error"] for run in (tmp_path / "alone", ours)]
+    assert error[0] == error[1]
+    assert (tmp_path / "alone" / "model.safetensors").stat().st_size == (ours / "model.safetensors").stat().st_size
+
+
+def test_two_commands_in_one_folder_at_once_are_refused(tmp_path, experiment):
+    with RunFolder(tmp_path).lock(), pytest.raises(AlreadyRunning, match="process"):
+        follow(Order(experiments=(experiment(),), out=tmp_path, device="cpu", jobs=1))
+
+
+def test_a_run_that_cannot_be_is_left_out_with_its_reason_and_the_rest_goes_on(tmp_path, experiment, monkeypatch):
+    monkeypatch.setattr(reproduction.data, "where", lambda name, places: "nowhere" if name == "shapes" else name)
+    first, second = (replace(row, seeds=1) for row in experiment().rows[:2])
+    first = replace(first, settings=(replace(first.settings[0], data="shapes"),))
+    broken = replace(experiment(), rows=(first, second), claims=(), lines=())
+    events = follow(Order(experiments=(broken,), out=tmp_path, device="cpu", jobs=1))
+    assert [event.again for event in events if isinstance(event, work.Failed)] == [False], "it would fail again"
+    assert len(names(events, work.Ended)) == 1
+    (left_out,) = events[-1].record["left_out"]
+    assert "nowhere" in left_out["why"]
+
+
+def test_kill_9_of_everything_loses_nothing_behind_a_checkpoint(tmp_path, script, setting):
+    """The command and its jobs are killed; the same command goes on, and no finished run is done again."""
+    out = tmp_path / "out"
+    first = script(out, iterations=60, seeds=1, jobs=1)
+    for line in first.stdout:
+        if line.startswith("Ended"):
+            break
+    jobs_of = {int(path.read_text() or 0) for path in out.glob("runs/*/run.lock")} - {0}
+    for pid in (first.pid, *jobs_of):
+        os.kill(pid, signal.SIGKILL)
+    first.wait()
+    finished = {path.parent.name: path.stat().st_mtime_ns for path in out.glob("runs/*/finished.json")}
+    assert len(finished) == 1
+    second = said(script(out, iterations=60, seeds=1, jobs=1))
+    assert not {line[1] for line in second if line[0] == "Began"} & finished.keys()
+    assert {path.parent.name for path in out.glob("runs/*/finished.json")} >= finished.keys()
+    assert all((out / "runs" / name / "finished.json").stat().st_mtime_ns == then for name, then in finished.items())
+    record = json.loads((out / "small" / "record.json").read_text())
+    assert [row["n"] for row in record["rows"][:2]] == [1, 1]
+
+
+def test_quick_runs_lie_apart_and_have_no_paper(tmp_path, experiment):
+    events = follow(Order(experiments=(experiment(),), out=tmp_path, device="cpu", jobs=1, quick=True))
+    record = json.loads((tmp_path / "quick" / "small" / "record.json").read_text())
+    assert record["quick"]
+    assert not any(row["paper"] for row in record["rows"])
+    assert record["claims"][0]["verdict"] == "not tested at this budget"
+    assert not (tmp_path / "small").exists()
+    assert all("quick" in name for name in names(events, work.Ended))
+
+
+def test_a_computed_experiment_starts_no_job(tmp_path, experiment, monkeypatch):
+    monkeypatch.setattr(jobs, "processes", None)
+    computed = replace(experiment(), rows=(experiment().rows[2],), claims=(), lines=(), data=())
+    (recorded,) = follow(Order(experiments=(computed,), out=tmp_path, device="cpu"))
+    assert recorded.record["rows"][0]["verdict"] == "agrees"
+
+
+def test_missing_data_and_missing_parts_are_reasons_not_to_run(experiment, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESIDUAL_CACHE", str(tmp_path))
+    ready = experiment()
+    assert why_not(ready, {}) is None
+    elsewhere = replace(ready, data=("cifar10", "digits"))
+    assert "--data cifar10=DIR" in why_not(elsewhere, {})
+    assert why_not(elsewhere, {"cifar10": tmp_path}) is None
+    assert why_not(elsewhere, {}, download=True) is None
+    assert needed([elsewhere, ready]) == {"cifar10"}
+    assert "waits for detectors" in why_not(replace(ready, waits_for="detectors"), {})
+
+
+def test_the_time_left_is_corrected_by_the_speed_of_this_sitting(tmp_path, setting, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(work.time, "monotonic", lambda: now[0])
+    runs = [Run(setting=setting(), seed=seed) for seed in range(4)]
+    board = work.Board(runs, store=Store(tmp_path), cost=lambda run: 10.0, jobs=2)
+    assert board.seconds_left() == 20
+    for run in runs[:2]:
+        board.saw(work.Began(run=run, step=0))
+    now[0] += 10
+    for run in runs[:2]:
+        board.saw(work.Moved(run=run, step=15, iterations=30, train_error=50.0))
+    assert board.seconds_left() == pytest.approx(30), "half of the first two took twice as long as estimated"
+    assert board.iterations() == (30, 120)
+    for run in runs[:2]:
+        board.saw(work.Ended(run=run, seconds=10))
+    assert len(board.done) == 2
+    spare = Run(setting=setting(), seed=9)
+    assert board.seconds_of(spare) == pytest.approx(10 * board.slowness()), "one that was not expected has a price too"
+    assert board.seconds_of(runs[0]) == 0
+
+
+def test_a_plan_says_how_many_trainings_there_are(done, experiment):
+    _, events = done(experiment)
+    (planned,) = [event for event in events if isinstance(event, Planned)]
+    assert len(planned.board.runs) == 4
+    assert planned.jobs == 2
+    assert not planned.resumed
