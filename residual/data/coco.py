@@ -7,61 +7,56 @@ boxes that cannot be.  An annotation that is wrong is left out with its reason; 
 import json
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from residual.data.images import Problem
-from residual.data.objects import ObjectImages, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.outlines import Outline, read_outline, short
 
 LARGEST = 1 << 30  # bytes of the file; instances_train2017.json has 448 million
 LARGEST_SIDE = 100_000  # pixels
+MOST_PROBLEMS = 50_000  # annotations left out of a file; with more it is no data to train on
 
 
 def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
     """The images of the file, in the folder `images` (None: the folder beside the file that holds them).
 
-    Classes in the order of the file's category ids.  Crowds are set aside.  Refuses, as ValueError, a file that is not
-    COCO's, ids of images or categories that stand twice, and images that are not there.
+    Classes in the order of the file's category ids.  Crowds are set aside.  Outlines become masks one image at a time
+    (`objects.with_masks`).  Refuses, as ValueError, a file that is not COCO's, ids of images or categories that stand
+    twice, and images that are not there.
     """
     told = _read(path)
     categories = _by_id(path, told, "categories")
     pictures = _by_id(path, told, "images")
     classes = tuple(_text(path, "category", category, "name") for category in categories.values())
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise ValueError(f"{path} has two categories called {twice[0]!r}")
+        raise ValueError(f"{path} has two categories called {short(twice[0])}")
     place = {number: index for index, number in enumerate(categories)}
     folder = _folder(path, images, pictures)
-    boxes: dict[int, list[tuple[float, float, float, float]]] = {number: [] for number in pictures}
-    labels: dict[int, list[int]] = {number: [] for number in pictures}
-    aside: dict[int, list[bool]] = {number: [] for number in pictures}
-    areas: dict[int, list[float]] = {number: [] for number in pictures}
     sizes = {number: (_side(path, each, "height"), _side(path, each, "width")) for number, each in pictures.items()}
+    found: dict[int, list[_Object]] = {number: [] for number in pictures}
     problems, seen = [], set[int]()
     for index, annotation in enumerate(told["annotations"]):
         try:
-            number, category, box, crowd, area = _annotation(annotation, seen)
-            if number not in pictures:
-                raise ValueError(f"image_id {number} is none of the file's images")
-            if category not in place:
-                raise ValueError(f"category_id {category} is none of the file's categories")
-            left, top, across, down = box
-            height, width = sizes[number]
-            boxes[number].append(on_image((left, top, left + across, top + down), height, width))
-            areas[number].append(across * down if area is None else area)
-            labels[number].append(place[category])
-            aside[number].append(crowd)
+            number, here = _annotation(annotation, seen, sizes, place)
+            found[number].append(here)
         except ValueError as problem:
             problems.append(Problem(path=f"{path.name}: annotation {index}", reason=str(problem)))
-    names = {number: _text(path, "image", each, "file_name") for number, each in pictures.items()}
-    for name in names.values():
-        if not (folder / name).is_file():
-            raise ValueError(
-                f"{path} names the image {name!r}, but there is no {folder / name}; add it or remove its entry"
-            )
+            if len(problems) > MOST_PROBLEMS:
+                raise ValueError(
+                    f"{path} has more than {MOST_PROBLEMS:,} annotations that are wrong; the last: {problem}"
+                ) from None
+        told["annotations"][index] = None  # its numbers take many times the room of the outline
+    names = tuple(_text(path, "image", each, "file_name") for each in pictures.values())
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{path} has two images called {short(twice[0])}; put what stands on them under one id")
+    if absent := next((name for name in names if not is_file(folder / name)), None):
+        raise ValueError(f"{path} names the image {short(absent)}, but {folder} has none; add it or remove its entry")
     return ObjectImages(
-        paths=tuple(folder / name for name in names.values()),
-        names=tuple(names.values()),
+        paths=tuple(folder / name for name in names),
+        names=names,
         sizes=tuple(sizes.values()),
-        objects=tuple(objects(boxes[number], labels[number], aside[number], areas[number]) for number in pictures),
+        objects=tuple(_together(here) for here in found.values()),
         classes=classes,
         origin=f"COCO annotations {path.name}",
         problems=tuple(problems),
@@ -70,12 +65,16 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if not path.is_file():
+            raise ValueError(f"there is no file {path}")
         if path.stat().st_size > LARGEST:
             raise ValueError(f"{path} is larger than {LARGEST:,} bytes; split it")
-        told = json.loads(path.read_bytes())
+        data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    except (RecursionError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    try:
+        told = json.loads(data)
+    except (RecursionError, ValueError) as error:  # also bytes that are no text, and numbers of 5,000 digits
         why = "it is nested without end" if isinstance(error, RecursionError) else str(error)
         raise ValueError(f"{path} is not JSON that can be read: {why}") from error
     if not isinstance(told, dict):
@@ -99,29 +98,55 @@ def _by_id(path: Path, told: dict[str, Any], part: str) -> dict[int, dict[str, A
     return dict(sorted(found.items())) if part == "categories" else found
 
 
-def _annotation(told: Any, seen: set[int]) -> tuple[int, int, tuple[float, float, float, float], bool, float | None]:
-    """Image, category, box (left, top, width, height), whether it is a crowd, the outline's area where it is told."""
+class _Object(NamedTuple):
+    box: tuple[float, float, float, float]
+    label: int
+    aside: bool
+    area: float
+    outline: Outline | None
+
+
+def _together(found: list[_Object]) -> Objects:
+    boxes, labels, aside, areas, outlines = zip(*found, strict=True) if found else ((),) * 5
+    return objects(boxes, labels, aside, areas, outlines)
+
+
+def _annotation(
+    told: Any, seen: set[int], sizes: dict[int, tuple[int, int]], place: dict[int, int]
+) -> tuple[int, _Object]:
+    """One object, and the id of its image.  Raises ValueError, saying why it is none."""
     if not isinstance(told, dict):
         raise ValueError("it is not an object")
     for name in ("id", "image_id", "category_id"):
         if not _is_whole(told.get(name)):
-            raise ValueError(f"its {name} is {_short(told.get(name))}, not a whole number")
-    if told["id"] in seen:
-        raise ValueError(f"its id {told['id']} stands twice")
-    seen.add(told["id"])
-    box = told.get("bbox")
+            raise ValueError(f"its {name} is {short(told.get(name))}, not a whole number")
+    number, image, category = told["id"], told["image_id"], told["category_id"]
+    if number in seen:
+        raise ValueError(f"its id {short(number)} stands twice")
+    seen.add(number)
+    if image not in sizes:
+        raise ValueError(f"image_id {short(image)} is none of the file's images")
+    if category not in place:
+        raise ValueError(f"category_id {short(category)} is none of the file's categories")
+    box, crowd, area = told.get("bbox"), told.get("iscrowd", 0), told.get("area")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_number(value) for value in box):
-        raise ValueError(f"its bbox is {_short(box)}, not four numbers")
-    if told.get("iscrowd", 0) not in (0, 1):
-        raise ValueError(f"its iscrowd is {_short(told['iscrowd'])}, not 0 or 1")
+        raise ValueError(f"its bbox is {short(box)}, not four numbers")
+    if crowd not in (0, 1):
+        raise ValueError(f"its iscrowd is {short(crowd)}, not 0 or 1")
+    if area is not None and (not _is_number(area) or not 0 <= area < 1e18):
+        raise ValueError(f"its area is {short(area)}, not a number of square pixels")
     try:
         left, top, across, down = map(float, box)
     except OverflowError:
-        raise ValueError(f"its bbox {_short(box)} is beyond all numbers") from None
-    area = told.get("area")
-    if area is not None and (not _is_number(area) or not 0 <= area < 1e18):
-        raise ValueError(f"its area is {_short(area)}, not a number of square pixels")
-    return told["image_id"], told["category_id"], (left, top, across, down), bool(told.get("iscrowd", 0)), area
+        raise ValueError(f"its bbox {short(box)} is beyond all numbers") from None
+    on = on_image((left, top, left + across, top + down), *sizes[image])
+    return image, _Object(
+        box=on,
+        label=place[category],
+        aside=bool(crowd),
+        area=float((on[2] - on[0]) * (on[3] - on[1]) if area is None else area),
+        outline=read_outline(told.get("segmentation"), *sizes[image]),
+    )
 
 
 def _folder(path: Path, images: Path | None, pictures: dict[int, dict[str, Any]]) -> Path:
@@ -133,9 +158,9 @@ def _folder(path: Path, images: Path | None, pictures: dict[int, dict[str, Any]]
     around = [path.parent, path.parent / "images", path.parent / split]
     around += [path.parent.parent / name for name in ("images", split, f"images/{split}")]
     for folder in around:
-        if (folder / first).is_file():
+        if is_file(folder / first):
             return folder
-    raise ValueError(f"{path} names the image {first!r}, which is in none of {', '.join(map(str, around))}")
+    raise ValueError(f"{path} names the image {short(first)}, which is in none of {', '.join(map(str, around))}")
 
 
 def _text(path: Path, what: str, entry: dict[str, Any], name: str) -> str:
@@ -143,14 +168,14 @@ def _text(path: Path, what: str, entry: dict[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError(f"{path}: {what} {entry['id']} has no {name}")
     if name == "file_name" and (value.startswith("/") or ".." in Path(value).parts or "\0" in value):
-        raise ValueError(f"{path}: image {entry['id']} is called {value[:80]!r}, which leads out of the folder")
+        raise ValueError(f"{path}: image {entry['id']} is called {short(value)}, which leads out of the folder")
     return value
 
 
 def _side(path: Path, entry: dict[str, Any], name: str) -> int:
     value: Any = entry.get(name)
     if not _is_whole(value) or not 1 <= value <= LARGEST_SIDE:
-        raise ValueError(f"{path}: image {entry['id']} has the {name} {_short(value)}, not a number of pixels")
+        raise ValueError(f"{path}: image {entry['id']} has the {name} {short(value)}, not a number of pixels")
     return int(value)
 
 
@@ -160,8 +185,3 @@ def _is_whole(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _short(value: Any) -> str:
-    told = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of more than 30 digits"
-    return told if len(told) <= 60 else told[:57] + "..."

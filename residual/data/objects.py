@@ -7,20 +7,23 @@ Shapes: N images, M objects on one.
 
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from residual.data.decode import Pixels
 from residual.data.images import Problem
+from residual.data.outlines import Outline, as_runs, mask_of, spread
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 SMALLEST = 1.0  # area of a box on its image, square pixels
+MOST_MASKED = 1 << 30  # pixels of all masks of an image
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +34,7 @@ class Objects:
     aside: (M,) neither to be found nor wrong to be found: VOC's difficult objects, COCO's crowds.
     areas: (M,) square pixels, of the outline where the annotation tells it (COCO), else of the box.
     masks: (M, H, W) bool, or None.
+    outlines: what `with_masks` makes masks of: M of them, None for an object without; or None, where none has one.
     """
 
     boxes: Floats
@@ -38,15 +42,29 @@ class Objects:
     aside: Flags
     areas: Floats
     masks: Flags | None = None
+    outlines: tuple[Outline | None, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, chosen: Flags | Integers) -> "Objects":
+        """Some of the objects."""
+        numbers = np.arange(len(self))[chosen].tolist()
+        return Objects(
+            boxes=self.boxes[chosen],
+            labels=self.labels[chosen],
+            aside=self.aside[chosen],
+            areas=self.areas[chosen],
+            masks=None if self.masks is None else self.masks[chosen],
+            outlines=None if self.outlines is None else tuple(self.outlines[number] for number in numbers),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ObjectImages:
     """Image files and what stands on each.
 
+    paths: empty where the pixels are in memory: `pixels`, each (H, W, 3) uint8.
     sizes: (height, width) of each image as its annotation says.  names: paths relative to the data.
     problems: annotations and boxes that were left out, each with its reason.
     """
@@ -58,9 +76,30 @@ class ObjectImages:
     classes: tuple[str, ...]
     origin: str
     problems: tuple[Problem, ...] = ()
+    pixels: tuple[Pixels, ...] | None = None
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.names)
+
+    @property
+    def outlined(self) -> bool:
+        """Whether every object that is to be found has an outline, so that masks can be learned."""
+        return any(map(len, self.objects)) and all(
+            here.outlines is not None and all(outline is not None for outline in here.outlines)
+            for here in self.objects
+            if len(here)
+        )
+
+    def select(self, chosen: Sequence[int]) -> "ObjectImages":
+        """Some of the images, in that order; the problems stay with all."""
+        return replace(
+            self,
+            paths=tuple(self.paths[number] for number in chosen) if self.paths else (),
+            names=tuple(self.names[number] for number in chosen),
+            sizes=tuple(self.sizes[number] for number in chosen),
+            objects=tuple(self.objects[number] for number in chosen),
+            pixels=None if self.pixels is None else tuple(self.pixels[number] for number in chosen),
+        )
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,6 +108,11 @@ class ObjectImages:
         for here in self.objects:
             for values in (here.boxes, here.labels, here.aside, here.areas):
                 digest.update(np.ascontiguousarray(values).tobytes())
+            for outline in here.outlines or ():
+                for part in () if outline is None else outline.parts:
+                    digest.update(np.ascontiguousarray(part).tobytes())
+        for picture in self.pixels or ():
+            digest.update(picture.tobytes())
         return digest.hexdigest()
 
 
@@ -77,6 +121,7 @@ def objects(
     labels: Sequence[int],
     aside: Sequence[bool] | None = None,
     areas: Sequence[float] | None = None,
+    outlines: Sequence[Outline | None] = (),
 ) -> Objects:
     """Lists become arrays, also where they are empty.  Without `areas`, those of the boxes."""
     corners = np.array(boxes, np.float64).reshape(-1, 4)
@@ -86,7 +131,56 @@ def objects(
         labels=np.array(labels, np.int64),
         aside=np.array([False] * len(corners) if aside is None else aside, np.bool_),
         areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(areas, np.float64),
+        outlines=tuple(outlines) if any(outline is not None for outline in outlines) else None,
     )
+
+
+def from_masks(masks: Iterable[Flags], labels: Sequence[int] | None = None) -> Objects:
+    """Objects told by masks (H, W), each with a pixel at least; labels are 0 where none are given."""
+    boxes, areas, outlines = [], [], []
+    for mask in masks:
+        box = spread(mask)
+        assert box is not None
+        boxes.append(box)
+        areas.append(float(mask.sum()))
+        outlines.append(as_runs(mask))
+    return objects(boxes, [0] * len(boxes) if labels is None else labels, areas=areas, outlines=outlines)
+
+
+def with_masks(here: Objects, height: int, width: int) -> Objects:
+    """The same, its outlines drawn as masks (M, H, W).  Refuses an object without an outline, and a gigabyte."""
+    if here.masks is not None:
+        return here
+    outlines = here.outlines or (None,) * len(here)
+    if len(here) * height * width > MOST_MASKED:
+        raise ValueError(
+            f"{len(here)} masks of {width}x{height} pixels take {len(here) * height * width / 1e9:.1f} GB; cut the "
+            "image into smaller ones"
+        )
+    masks = np.empty((len(here), height, width), np.bool_)
+    for number, outline in enumerate(outlines):
+        if outline is None:
+            raise ValueError(
+                f"object {number + 1} has a box but no outline, so masks cannot be learned from this data; outline "
+                "every object, or detect boxes alone"
+            )
+        masks[number] = mask_of(outline, height, width)
+    return replace(here, masks=masks)
+
+
+def joined(first: ObjectImages, second: ObjectImages) -> ObjectImages:
+    """Two parts of one set as one, by name."""
+    pixels = None if first.pixels is None else (*first.pixels, *(second.pixels or ()))
+    both = replace(
+        first,
+        paths=(*first.paths, *second.paths),
+        names=(*first.names, *second.names),
+        sizes=(*first.sizes, *second.sizes),
+        objects=(*first.objects, *second.objects),
+        problems=tuple(dict.fromkeys((*first.problems, *second.problems))),
+        pixels=pixels,
+    )
+    return both.select(sorted(range(len(both)), key=lambda number: both.names[number]))
 
 
 def on_image(box: tuple[float, float, float, float], height: int, width: int) -> tuple[float, float, float, float]:
@@ -105,3 +199,11 @@ def on_image(box: tuple[float, float, float, float], height: int, width: int) ->
     if min(across, down) <= 0 or across * down < SMALLEST:
         raise ValueError(f"of box {box} less than a square pixel lies on the image of {width}x{height} pixels")
     return clipped
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file is there, also where a name from a file cannot be one at all."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

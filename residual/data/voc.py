@@ -4,17 +4,18 @@ An annotation is XML from somewhere: it is read without document types and entit
 box that cannot be is left out with its reason.  VOC's corners are inclusive, counted from 1; here boxes are continuous.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from residual.data.images import Problem
-from residual.data.objects import ObjectImages, Objects, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 LARGEST = 1 << 20  # bytes of an annotation; the largest official one has 22 thousand
+MOST = 20_000  # tags and pieces of text
 DEEPEST = 8  # an object's part has its box at depth 5
 LARGEST_SIDE = 100_000  # pixels
 
@@ -34,7 +35,7 @@ def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
         folder = root if root.name == f"VOC{year}" else root / f"VOC{year}"
         for name in _listed(folder, split):
             picture = folder / "JPEGImages" / f"{name}.jpg"
-            if not picture.is_file():
+            if not is_file(picture):
                 raise ValueError(
                     f"{folder / 'ImageSets/Main' / split}.txt lists {name}, but there is no {picture}; complete the "
                     "images, or shorten the list"
@@ -63,9 +64,16 @@ def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
     )
 
 
-def read_annotation(path: Path) -> tuple[tuple[int, int], Objects, list[str]]:
-    """(height, width), the objects, and why others were left out.  Raises BadAnnotation."""
+def read_annotation(
+    path: Path, classes: Sequence[str] = CLASSES, *, inclusive: bool = True
+) -> tuple[tuple[int, int], Objects, list[str]]:
+    """(height, width), the objects, and why others were left out.  Raises BadAnnotation.
+
+    inclusive: corners are pixels that belong to the box, counted from 1; otherwise boxes are continuous already.
+    """
     try:
+        if not path.is_file():
+            raise BadAnnotation("there is no such file")
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
@@ -75,16 +83,17 @@ def read_annotation(path: Path) -> tuple[tuple[int, int], Objects, list[str]]:
     tree = _parse(data)
     size = tree.one("size")
     height, width = _whole(size, "height"), _whole(size, "width")
+    place = {name: label for label, name in enumerate(classes)}
     boxes, labels, aside, left_out = [], [], [], []
     for number, told in enumerate(tree.all("object"), start=1):
         try:
             name = told.text("name")
-            if name not in CLASSES:
-                raise BadAnnotation(f"<name> is {name[:40]!r}, none of VOC's 20 classes")
+            if name not in place:
+                raise BadAnnotation(f"<name> is {name[:40]!r}, none of the {len(place)} classes")
             corners = told.one("bndbox")
             left, top, right, bottom = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-            boxes.append(on_image((left - 1, top - 1, right, bottom), height, width))
-            labels.append(CLASSES.index(name))
+            boxes.append(on_image((left - inclusive, top - inclusive, right, bottom), height, width))
+            labels.append(place[name])
             aside.append(told.text("difficult", "0") == "1")
         except ValueError as problem:
             left_out.append(f"object {number}: {problem}")
@@ -93,6 +102,8 @@ def read_annotation(path: Path) -> tuple[tuple[int, int], Objects, list[str]]:
 
 class Element:
     """One tag: its text and what stands in it."""
+
+    __slots__ = ("inner", "parts", "tag")
 
     def __init__(self, tag: str) -> None:
         self.tag, self.inner, self.parts = tag, list[Element](), list[str]()
@@ -122,8 +133,10 @@ class _Builder:
     def __init__(self) -> None:
         self.top = Element("document")
         self.open = [self.top]
+        self.count = 0
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.more()
         if len(self.open) > DEEPEST:
             raise BadAnnotation(f"its tags stand more than {DEEPEST} deep in each other")
         element = Element(tag)
@@ -134,7 +147,13 @@ class _Builder:
         self.open.pop()
 
     def data(self, text: str) -> None:
+        self.more()
         self.open[-1].parts.append(text)
+
+    def more(self) -> None:
+        self.count += 1
+        if self.count > MOST:
+            raise BadAnnotation(f"it has more than {MOST:,} tags and lines, which no annotation has")
 
     def close(self) -> None:
         pass

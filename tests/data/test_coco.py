@@ -44,6 +44,16 @@ def test_boxes_labels_and_crowds_are_read(tmp_path: Path):
     assert found.sizes == ((40, 50),)
 
 
+def test_outlines_are_kept_as_outlines_and_areas_as_told(tmp_path: Path):
+    outline = {"segmentation": [[10, 5, 20, 5, 20, 30]], "area": 125.0}
+    here = read_coco(written(tmp_path, changed("annotations", **outline))).objects[0]
+    assert here.masks is None
+    assert here.outlines is not None
+    assert here.outlines[0] is not None
+    assert here.outlines[1] is None
+    assert here.areas.tolist() == [125, 2000]
+
+
 def test_an_image_without_annotations_stays_and_has_no_objects(tmp_path: Path):
     found = read_coco(written(tmp_path, TOLD | {"annotations": []}))
     assert len(found) == 1
@@ -65,6 +75,9 @@ def test_an_image_without_annotations_stays_and_has_no_objects(tmp_path: Path):
         ({"bbox": [1, 2, -3, 4]}, "ends before it begins"),
         ({"bbox": [100, 2, 3, 4]}, "less than a square pixel"),
         ({"iscrowd": 2}, "iscrowd is 2"),
+        ({"area": -1}, "area is -1"),
+        ({"segmentation": [[1, 2, 3, 4]]}, "three corners or more"),
+        ({"segmentation": {"size": [40, 50], "counts": [1]}}, "do not add up"),
     ],
 )
 def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes: dict[str, Any], reason: str):
@@ -84,6 +97,8 @@ def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes:
         (TOLD | {"images": []}, "has no images"),
         (TOLD | {"images": TOLD["images"] * 2}, "which another one has too"),
         (TOLD | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]}, "two categories called 'cat'"),
+        (TOLD | {"images": [*TOLD["images"], TOLD["images"][0] | {"id": 8}]}, "two images called 'a.jpg'"),
+        (TOLD | {"annotations": [0] * 50_001}, "more than 50,000 annotations that are wrong"),
         (changed("images", height=0), "the height 0"),
         (changed("images", width=1e5), "the width 100000.0"),
         (changed("images", file_name="../../a.jpg"), "leads out of the folder"),

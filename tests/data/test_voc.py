@@ -64,7 +64,7 @@ def test_what_is_left_out_does_not_take_the_others_with_it(write: Write):
     _, found, left_out = read_annotation(write(thing("unicorn") + thing() + "<object/>"))
     assert found.labels.tolist() == [7]
     assert left_out == [
-        "object 1: <name> is 'unicorn', none of VOC's 20 classes",
+        "object 1: <name> is 'unicorn', none of the 20 classes",
         "object 3: <object> has 0 <name>, it needs one",
     ]
 

@@ -1,0 +1,184 @@
+"""Images with objects, decoded by the pool, resized, varied and padded to batches: what a detector learns from.
+
+Which image comes when and what is done to it is a pure function of (seed, step): workers and resuming change nothing.
+Shapes: B images of a batch, H x W pixels of the largest, uint8 RGB.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from residual.data.batches import Order
+from residual.data.decode import BadImage, Pixels, View
+from residual.data.loader import CHUNK, File, Pool, ahead
+from residual.data.objects import ObjectImages, Objects, with_masks
+from residual.data.transforms import key, permutation
+from residual.data.vary_objects import ObjectAugmentation, resized, vary
+
+COLOUR = (124, 116, 104)  # ImageNet's mean, which padding has: next to 0 once it is subtracted
+GROUPED = 8  # batches among which images are sorted into wide and high ones
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Picture:
+    """One image as a detector sees it.
+
+    pixels: (H, W, 3).  objects: on these pixels.  index: its place in the set; sizes[index] is how large it was.
+    """
+
+    index: int
+    pixels: Pixels
+    objects: Objects
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObjectBatch:
+    """Images padded to one size, to the right and below.
+
+    images: (B, H, W, 3) uint8.  sizes: (height, width) of each without its padding; masks are of that size.
+    """
+
+    images: Tensor
+    sizes: tuple[tuple[int, int], ...]
+    objects: tuple[Objects, ...]
+    indices: Tensor  # (B,) places in the set
+
+
+class GroupedOrder:
+    """Which images a batch has: wide ones or high ones as far as possible, so that little is padded.
+
+    The endless order of `batches.Order` is cut into stretches of GROUPED batches; in each, wide images come before
+    high ones, and the batches are then shuffled.  Every image still comes once per epoch.
+    """
+
+    def __init__(self, sizes: Sequence[tuple[int, int]], *, batch: int, seed: int) -> None:
+        self.order, self.batch, self.seed = Order(len(sizes), seed), batch, key(seed, -4)
+        self.high = torch.tensor([height > width for height, width in sizes], dtype=torch.int8)
+
+    def at(self, step: int) -> tuple[Tensor, Tensor]:
+        """(B,) visits and (B,) image indices of an iteration, counted from 0."""
+        stretch, place = divmod(step, GROUPED)
+        length = GROUPED * self.batch
+        visits, indices = self.order.at(torch.arange(stretch * length, (stretch + 1) * length))
+        ranked = torch.argsort(self.high[indices], stable=True)
+        first = int(permutation(GROUPED, self.seed, stretch)[place]) * self.batch
+        chosen = ranked[first : first + self.batch]
+        return visits[chosen], indices[chosen]
+
+
+def object_batches(
+    images: ObjectImages,
+    augmentation: ObjectAugmentation,
+    *,
+    batch: int,
+    seed: int,
+    start: int = 0,
+    workers: int = 0,
+    masks: bool = False,
+    shard: Callable[[Tensor], Tensor] = lambda rows: rows,
+) -> Iterator[ObjectBatch]:
+    """Training batches from iteration `start` (counted from 0) on, without end.
+
+    masks: draw outlines as masks; refused where an object has none.
+    batch: images per iteration over all processes; shard: this process's share of its rows (B,).
+    """
+    order, draws = GroupedOrder(images.sizes, batch=batch, seed=seed), key(seed, -3)
+    planned: deque[tuple[int, int]] = deque()  # visit and index of the images that are being decoded
+    counts: deque[int] = deque()
+
+    def plan() -> Iterator[int]:
+        step = start
+        while True:
+            visits, indices = (shard(rows).tolist() for rows in order.at(step))
+            counts.append(len(indices))
+            planned.extend(zip(visits, indices, strict=True))
+            yield from indices
+            step += 1
+
+    def made(pool: Pool) -> Iterator[ObjectBatch]:
+        row: list[Picture] = []
+        for pixels in decoded(images, plan(), pool):
+            visit, index = planned.popleft()
+            here = images.objects[index]
+            here = with_masks(here, *images.sizes[index]) if masks else here
+            pixels, here = vary(pixels, here, augmentation, draws, visit, index)
+            row.append(Picture(index=index, pixels=pixels, objects=here))
+            if len(row) == counts[0]:
+                counts.popleft()
+                yield together(row)
+                row = []
+
+    with Pool(workers=workers) as pool:
+        yield from ahead(made(pool), depth=2)
+
+
+def pictures(
+    images: ObjectImages,
+    *,
+    shorter: int = 600,
+    longer: int = 1000,
+    indices: Iterable[int] | None = None,
+    workers: int = 0,
+    masks: bool = False,
+) -> Iterator[Picture]:
+    """Images as they are, resized alone, in order: what is measured on.  indices: which; None takes all."""
+    chosen = list(range(len(images)) if indices is None else indices)
+
+    def made(pool: Pool) -> Iterator[Picture]:
+        for index, pixels in zip(chosen, decoded(images, iter(chosen), pool), strict=True):
+            here = images.objects[index]
+            here = with_masks(here, *images.sizes[index]) if masks else here
+            pixels, here = resized(pixels, here, shorter=shorter, longer=longer)
+            yield Picture(index=index, pixels=pixels, objects=here)
+
+    with Pool(workers=workers) as pool:
+        yield from ahead(made(pool), depth=2 * CHUNK)
+
+
+def together(row: Sequence[Picture]) -> ObjectBatch:
+    """Pictures as one batch, padded to the right and below."""
+    sizes = [(picture.pixels.shape[0], picture.pixels.shape[1]) for picture in row]
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    images = np.empty((len(row), height, width, 3), np.uint8)
+    images[:] = COLOUR
+    for place, picture in zip(images, row, strict=True):
+        high, wide = picture.pixels.shape[:2]
+        place[:high, :wide] = picture.pixels
+    return ObjectBatch(
+        images=torch.from_numpy(images),
+        sizes=tuple(sizes),
+        objects=tuple(picture.objects for picture in row),
+        indices=torch.tensor([picture.index for picture in row]),
+    )
+
+
+def decoded(images: ObjectImages, indices: Iterator[int], pool: Pool) -> Iterator[Pixels]:
+    """The whole images (H, W, 3), in order.  Raises ValueError for one that is not as its annotation says."""
+    if images.pixels is not None:
+        yield from (images.pixels[index] for index in indices)
+        return
+    asked: deque[int] = deque()
+
+    def files() -> Iterator[File]:
+        for index in indices:
+            asked.append(index)
+            yield File(name=images.names[index], path=os.fsencode(images.paths[index]))
+
+    window = 2 * CHUNK * max(1, pool.workers)
+    for result in pool.decode(files(), View(), window=window):
+        index = asked.popleft()
+        if isinstance(result.pixels, BadImage):
+            raise ValueError(f"{result.file.name}: {result.pixels}; repair the image or take it out of the data")
+        height, width = images.sizes[index]
+        if result.pixels.shape[:2] != (height, width):
+            found = f"{result.pixels.shape[1]}x{result.pixels.shape[0]}"
+            raise ValueError(
+                f"{result.file.name} has {found} pixels, but its boxes are told for {width}x{height}; correct the "
+                "annotation or take the image out of the data"
+            )
+        yield result.pixels

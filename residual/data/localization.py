@@ -1,0 +1,166 @@
+"""One class and its boxes per image: Tiny ImageNet, and ImageNet's localization (ILSVRC CLS-LOC).
+
+Classes are WordNet's numbers in their order, as where the same folders are read for classification.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from residual.data.assemble import Progress
+from residual.data.images import Problem
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.voc import BadAnnotation, read_annotation
+
+TINY = 64  # pixels of a side of every image of Tiny ImageNet
+LISTS = {"train": ("train_loc", "train_cls"), "validation": ("val",)}
+
+
+def is_tiny_imagenet(root: Path) -> bool:
+    """Whether a folder is laid out so."""
+    return (root / "wnids.txt").is_file() and (root / "val" / "val_annotations.txt").is_file()
+
+
+def read_tiny_imagenet(root: Path) -> dict[str, ObjectImages]:
+    """The train and validation images, a box on each; of the test images no boxes were given out."""
+    classes = tuple(sorted((root / "wnids.txt").read_text(encoding="utf-8").split()))
+    place = {name: label for label, name in enumerate(classes)}
+    parts = {"train": _tiny_train(root, classes), "validation": _tiny_validation(root)}
+    found = {}
+    for split, lines in parts.items():
+        paths, here, problems = [], list[Objects](), []
+        for path, name, corners, where in lines:
+            try:
+                if name not in place:
+                    raise ValueError(f"the class {name!r} is none of wnids.txt")
+                if not is_file(path):
+                    raise ValueError(f"it tells of {path.name}, which is not there")
+                left, top, right, bottom = map(float, corners)
+                # corners are pixels that belong to the box, counted from 0
+                here.append(objects([on_image((left, top, right + 1, bottom + 1), TINY, TINY)], [place[name]]))
+                paths.append(path)
+            except ValueError as problem:
+                problems.append(Problem(path=where, reason=str(problem)))
+        found[split] = _images(root, paths, [(TINY, TINY)] * len(paths), here, classes, f"Tiny ImageNet, {split}",
+                               problems)  # fmt: skip
+    return found
+
+
+def is_imagenet(root: Path) -> bool:
+    """Whether a folder is laid out as ILSVRC's CLS-LOC, or is the folder above it."""
+    return (_ilsvrc(root) / "Annotations" / "CLS-LOC").is_dir()
+
+
+def read_imagenet(root: Path, *, progress: Progress | None = None) -> dict[str, ObjectImages]:
+    """Train and validation images with boxes, as ImageSets/CLS-LOC lists them; train images without are passed over.
+
+    Corners are taken for continuous.  An annotation that tells of another class than the image's is in `problems`.
+    """
+    inner = _ilsvrc(root)
+    classes = _synsets(root, inner)
+    found = {}
+    for split, lists in LISTS.items():
+        paths, sizes, here, problems = [], [], list[Objects](), []
+        names = _listed(inner, lists)
+        folder = "train" if split == "train" else "val"
+        for number, name in enumerate(names, start=1):
+            told = inner / "Annotations" / "CLS-LOC" / folder / f"{name}.xml"
+            if progress is not None:
+                progress(number, len(names))
+            if split == "train" and not is_file(told):
+                continue
+            path = inner / "Data" / "CLS-LOC" / folder / f"{name}.JPEG"
+            if not is_file(path):
+                raise ValueError(f"{inner} lists {name}, but there is no {path}; complete the images")
+            where = told.relative_to(root).as_posix()
+            try:
+                size, objects_here, left_out = read_annotation(told, classes, inclusive=False)
+            except BadAnnotation as problem:
+                problems.append(Problem(path=where, reason=str(problem)))
+                continue
+            problems += [Problem(path=where, reason=reason) for reason in left_out]
+            paths.append(path)
+            sizes.append(size)
+            here.append(objects_here)
+        if names:
+            found[split] = _images(root, paths, sizes, here, classes, f"ImageNet CLS-LOC, {split}", problems)
+    return found
+
+
+def _images(
+    root: Path,
+    paths: list[Path],
+    sizes: list[tuple[int, int]],
+    found: list[Objects],
+    classes: tuple[str, ...],
+    origin: str,
+    problems: list[Problem],
+) -> ObjectImages:
+    if not paths:
+        why = f"; {problems[0].path}: {problems[0].reason}" if problems else ""
+        raise ValueError(f"{root} has no image with a usable box ({origin}){why}")
+    return ObjectImages(
+        paths=tuple(paths),
+        names=tuple(path.relative_to(root).as_posix() for path in paths),
+        sizes=tuple(sizes),
+        objects=tuple(found),
+        classes=classes,
+        origin=origin,
+        problems=tuple(problems),
+    )
+
+
+_Line = tuple[Path, str, list[str], str]  # image, class, corners, where it is told
+
+
+def _tiny_train(root: Path, classes: tuple[str, ...]) -> Iterator[_Line]:
+    for name in classes:
+        path = root / "train" / name / f"{name}_boxes.txt"
+        for number, words in _lines(path):
+            where = f"{path.relative_to(root).as_posix()}: line {number}"
+            yield root / "train" / name / "images" / words[0], name, words[1:], where
+
+
+def _tiny_validation(root: Path) -> Iterator[_Line]:
+    path = root / "val" / "val_annotations.txt"
+    for number, words in _lines(path):
+        yield root / "val" / "images" / words[0], words[1], words[2:], f"val/{path.name}: line {number}"
+
+
+def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
+    if not path.is_file():
+        raise ValueError(f"there is no {path}, which has the boxes of Tiny ImageNet")
+    width = 6 if path.name == "val_annotations.txt" else 5
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        words = line.split()
+        if len(words) != width or "/" in words[0] or words[0].startswith("."):
+            raise ValueError(
+                f"{path}, line {number}, is {line[:80]!r}; it must be a file, {width - 5} class, 4 corners"
+            )
+        yield number, words
+
+
+def _ilsvrc(root: Path) -> Path:
+    return root / "ILSVRC" if (root / "ILSVRC").is_dir() else root
+
+
+def _synsets(root: Path, inner: Path) -> tuple[str, ...]:
+    """WordNet's numbers, from LOC_synset_mapping.txt or the folders of the training images."""
+    for path in (root / "LOC_synset_mapping.txt", inner / "LOC_synset_mapping.txt"):
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return tuple(sorted(line.split()[0] for line in lines if line.strip()))
+    folder = inner / "Data" / "CLS-LOC" / "train"
+    if not folder.is_dir():
+        raise ValueError(f"{root} has neither LOC_synset_mapping.txt nor {folder}: its classes are not told")
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
+
+
+def _listed(inner: Path, lists: tuple[str, ...]) -> list[str]:
+    for name in lists:
+        path = inner / "ImageSets" / "CLS-LOC" / f"{name}.txt"
+        if path.is_file():
+            names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if odd := next((each for each in names if ".." in each or each.startswith("/")), None):
+                raise ValueError(f"{path} lists {odd!r}, which is no name of an image")
+            return names
+    return []

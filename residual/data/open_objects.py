@@ -1,0 +1,303 @@
+"""Which images with objects are meant, and who reads them: `sources` for boxes and masks."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residual.data.assemble import VALIDATION, Progress, held_out
+from residual.data.coco import read_coco
+from residual.data.decode import BadImage
+from residual.data.header import size_of
+from residual.data.images import Problem
+from residual.data.instances import foldered, numbered, read_foldered, read_numbered
+from residual.data.localization import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
+from residual.data.objects import ObjectImages, joined
+from residual.data.scenes import draw_scenes
+from residual.data.split import SPELLINGS
+from residual.data.voc import read_voc
+from residual.data.yolo import is_yolo, read_yolo
+
+SCENES = {"train": 1_000, "validation": 100, "test": 200}  # drawn
+KINDS = (
+    "scenes, a VOCdevkit, a COCO JSON or the folder above its annotations/, a YOLO folder (images/, labels/), "
+    "masks as PNG (Penn-Fudan, Data Science Bowl 2018), Tiny ImageNet or ImageNet's CLS-LOC"
+)
+
+_Lists = list[tuple[str, str]]  # VOC's: year, name of the list
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ObjectDataset:
+    """A source, read: its splits, what was left out, and how the splits came to be."""
+
+    train: ObjectImages
+    validation: ObjectImages | None = None
+    test: ObjectImages | None = None
+    split: dict[str, Any] = field(default_factory=dict)  # how the split was made; a run records it
+    made_here: bool = False  # the held-out images were chosen by us, not by whoever made the data
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Of all splits alike."""
+        return self.train.classes
+
+    @property
+    def origin(self) -> str:
+        """Where the training images came from, in words."""
+        return self.train.origin
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was left out of any split, and why."""
+        return tuple(dict.fromkeys(problem for images in self.splits().values() for problem in images.problems))
+
+    def splits(self) -> dict[str, ObjectImages]:
+        """The splits that exist, by name."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {name: images for name, images in named.items() if images is not None}
+
+
+def open_objects(
+    where: str,
+    *,
+    lists: str | None = None,
+    seed: int = 0,
+    size: int = 128,
+    validation: float | None = None,
+    progress: Progress | None = None,
+) -> ObjectDataset:
+    """Read images with boxes, and outlines where the data has them.
+
+    where: "scenes", which are drawn, or a path: see KINDS.
+    lists: of a VOCdevkit, "07+12" for the trainval images of both years, "07++12" for the test images of 2007 as well,
+        "2012:train+2007:val" for any; None takes what there is.  Tested on the test images of 2007, where they are
+        there and not trained on.
+    seed: decides what `scenes` draws, and which images are held out.  size: side of a scene, pixels.
+    validation: share of the training images held out, by name; None holds out a fifth of a set that has neither
+        validation nor test images.
+    progress: called with (files read, files in all), once or more per split.
+
+    Raises ValueError for what is not there, or is none of these.
+    """
+    found = _read(where, lists, seed, size, progress)
+    if lists is not None and not any("VOC" in images.origin for images in found.values()):
+        raise ValueError(f"`lists` ({lists!r}) chooses images of a VOCdevkit, which {where} is not")
+    classes = found["train"].classes
+    for split, images in found.items():
+        if images.classes != classes:
+            odd = sorted(set(images.classes) ^ set(classes)) or ["their order"]
+            raise ValueError(f"the classes of {split} differ from those of train: {', '.join(odd[:5])}")
+        if images.pixels is None:
+            found[split] = _as_told(images, progress)
+    if not any((~here.aside).any() for here in found["train"].objects):
+        problems = found["train"].problems
+        why = f"; {problems[0].path}: {problems[0].reason}" if problems else ""
+        raise ValueError(f"{where} has no object to be found on its training images{why}")
+    data = ObjectDataset(
+        train=found["train"],
+        validation=found.get("validation"),
+        test=found.get("test"),
+        split={"made": "as the data has it"} | {split: len(images) for split, images in found.items()},
+    )
+    if validation is None and len(found) == 1:
+        validation = VALIDATION
+    return hold_out(data, validation, seed=seed) if validation is not None else data
+
+
+def hold_out(data: ObjectDataset, share: float, *, seed: int) -> ObjectDataset:
+    """Take `share` of the training images for validation: a pure function of seed and names.
+
+    Refuses data that has validation images, and a share that leaves one of the two empty.
+    """
+    if data.validation is not None:
+        raise ValueError("this data has validation images of its own; nothing needs to be held out")
+    names = data.train.names
+    held = held_out(names, torch.zeros(len(names), dtype=torch.int64), share=share, seed=seed).tolist()
+    if not any(held) or all(held):
+        raise ValueError(f"{share:.0%} of {len(held)} training images cannot be held out for validation; add images")
+    train, validation = (
+        data.train.select([number for number, out in enumerate(held) if out == wanted]) for wanted in (False, True)
+    )
+    how = {"made": f"{share:.0%} of the training images held out by name", "seed": seed}
+    counts = {"train": len(train), "validation": len(validation)}
+    return replace(data, train=train, validation=validation, split=data.split | how | counts, made_here=True)
+
+
+def to_evaluate(data: ObjectDataset) -> tuple[str, ObjectImages]:
+    """What a detector that never saw this data is measured on: (name of the split, images).
+
+    The test images; without them the validation images; of data that came without any split, all images, by name.
+    """
+    if data.test is not None:
+        return "test", data.test
+    if data.validation is None:
+        return "all", data.train
+    if not data.made_here:
+        return "validation", data.validation
+    return "all", joined(data.train, data.validation)
+
+
+def _read(where: str, lists: str | None, seed: int, size: int, progress: Progress | None) -> dict[str, ObjectImages]:
+    """The splits, by name; "train" is among them."""
+    if where == "scenes":
+        if Path(where).is_dir():
+            raise ValueError("'scenes' could be drawn scenes or the folder of that name here: write ./scenes for it")
+        starts = {"train": 0, "validation": SCENES["train"], "test": SCENES["train"] + SCENES["validation"]}
+        return {split: draw_scenes(SCENES[split], size=size, seed=seed, start=starts[split]) for split in SCENES}
+    path = Path(where).expanduser()
+    if not path.exists():
+        raise ValueError(f"there is no {where!r}; data with objects is {KINDS}")
+    path = path.resolve()
+    if path.is_file():
+        if path.suffix.lower() == ".json":
+            return _coco(_siblings(path))
+        if path.suffix.lower() in (".yaml", ".yml"):
+            return _with_train(path, read_yolo(path.parent, path))
+        raise ValueError(f"{where} is a file; data with objects is {KINDS}")
+    if devkit := _devkit(path):
+        return {split: read_voc(devkit, chosen) for split, chosen in _voc_lists(devkit, lists).items()}
+    readers: tuple[tuple[Callable[[Path], Any], Callable[[Path, Any], dict[str, ObjectImages]]], ...] = (
+        (lambda root: _annotations(root, "annotations/*.json"), lambda _, files: _coco(files)),
+        (is_tiny_imagenet, lambda root, _: read_tiny_imagenet(root)),
+        (is_imagenet, lambda root, _: read_imagenet(root, progress=progress)),
+        (numbered, lambda _, told: {"train": read_numbered(*told, progress=progress)}),
+        (foldered, lambda _, inner: {"train": read_foldered(inner, progress=progress)}),
+        (is_yolo, lambda root, _: read_yolo(root)),
+        (lambda root: _annotations(root, "*/_annotations.coco.json"), lambda _, files: _coco(files)),
+        (lambda root: _annotations(root, "*.json"), lambda _, files: _coco(files)),
+    )
+    for knows, read in readers:
+        if known := knows(path):
+            return _with_train(path, read(path, known))
+    raise ValueError(f"{where} is no data with objects that is known: {KINDS}")
+
+
+def _with_train(path: Path, found: dict[str, ObjectImages]) -> dict[str, ObjectImages]:
+    """A set that came with test or validation images alone is all there is to train on."""
+    if "train" in found:
+        return found
+    if len(found) > 1:
+        raise ValueError(f"{path} has images for {' and '.join(found)}, but none to train on")
+    return {"train": next(iter(found.values()))}
+
+
+def _as_told(images: ObjectImages, progress: Progress | None) -> ObjectImages:
+    """Without the images that are none, or have another size than their annotation says."""
+    good, problems = [], []
+    for number, (path, told) in enumerate(zip(images.paths, images.sizes, strict=True)):
+        try:
+            height, width = size_of(path)
+            if (height, width) != told:
+                raise BadImage(f"it has {width}x{height} pixels, its annotation says {told[1]}x{told[0]}")
+            good.append(number)
+        except BadImage as problem:
+            problems.append(Problem(path=images.names[number], reason=str(problem)))
+        if progress is not None:
+            progress(number + 1, len(images))
+    if not problems:
+        return images
+    if not good:
+        raise ValueError(f"{images.origin}: no image can be used; {problems[0].path}: {problems[0].reason}")
+    return replace(images.select(good), problems=(*images.problems, *problems))
+
+
+# --- PASCAL VOC ------------------------------------------------------------------------------------------------------
+
+
+def _devkit(path: Path) -> Path | None:
+    """The folder that holds VOC2007 or its sisters, or is one of them."""
+    for folder in (path, path / "VOCdevkit"):
+        if any((year / "ImageSets" / "Main").is_dir() for year in folder.glob("VOC20[0-9][0-9]")):
+            return folder
+    return path if re.fullmatch(r"VOC20\d\d", path.name) and (path / "ImageSets" / "Main").is_dir() else None
+
+
+def _voc_lists(devkit: Path, told: str | None) -> dict[str, _Lists]:
+    """Which official lists make which split."""
+    there = {
+        name.removeprefix("VOC") for name in (devkit.name, *(path.name for path in devkit.glob("VOC20[0-9][0-9]")))
+    }
+    years = sorted(year for year in there if re.fullmatch(r"20\d\d", year))
+
+    def has(year: str, name: str) -> bool:
+        folder = devkit if devkit.name == f"VOC{year}" else devkit / f"VOC{year}"
+        return (folder / "ImageSets" / "Main" / f"{name}.txt").is_file()
+
+    tests = [("2007", "test")] if has("2007", "test") else []
+    if told is not None:
+        train = _parsed(told)
+        splits = {"train": train, "test": [one for one in tests if one not in train]}
+    elif tests:
+        splits = {"train": [(year, "trainval") for year in years if has(year, "trainval")], "test": tests}
+    elif all(has(year, name) for year in years for name in ("train", "val")):
+        splits = {"train": [(year, "train") for year in years], "validation": [(year, "val") for year in years]}
+    else:
+        splits = {"train": [(year, "trainval") for year in years]}
+    return {split: chosen for split, chosen in splits.items() if chosen}
+
+
+def _parsed(told: str) -> _Lists:
+    chosen: _Lists = []
+    for part, plus in re.findall(r"([^+]+)(\+*)", told):
+        fits = re.fullmatch(r"(?:20)?(\d\d)(?::(\w+))?", part.strip())
+        if fits is None or len(plus) > 2:
+            raise ValueError(f"lists {told!r} is none of VOC's: write 07+12, 07++12, or years with lists, 2012:train")
+        year, name = f"20{fits[1]}", fits[2]
+        chosen.append((year, name or "trainval"))
+        if plus == "++" and name is None:
+            chosen.append((year, "test"))
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"lists {told!r} names {'no list' if not chosen else 'a list twice'}")
+    return chosen
+
+
+# --- COCO ------------------------------------------------------------------------------------------------------------
+
+
+def _coco(files: dict[str, Path]) -> dict[str, ObjectImages]:
+    return {split: read_coco(path) for split, path in files.items()}
+
+
+def _split_of(path: Path) -> str | None:
+    """train of instances_train2017.json, validation of valid/_annotations.coco.json."""
+    words = [*re.findall(r"[a-z]+", path.stem.lower()), path.parent.name.lower()]
+    return next((split for word in words for split, spellings in SPELLINGS.items() if word in spellings), None)
+
+
+def _siblings(path: Path) -> dict[str, Path]:
+    """A file of training annotations brings those of the other splits; any other file is alone."""
+    if _split_of(path) != "train":
+        return {"train": path}
+    around = [*path.parent.glob("*.json"), *path.parent.parent.glob(f"*/{path.name}")]
+    kind = _kind(path)
+    return _by_split([other for other in around if other == path or (_kind(other) == kind and _split_of(other))])
+
+
+def _annotations(root: Path, pattern: str) -> dict[str, Path]:
+    """COCO's files in a folder, by split; empty where there are none."""
+    files = sorted(root.glob(pattern))
+    files = [path for path in files if _kind(path) == "instances"] or files
+    return {"train": files[0]} if len(files) == 1 else _by_split([path for path in files if _split_of(path)])
+
+
+def _kind(path: Path) -> str:
+    """What a file holds, by its name: instances, person_keypoints, captions."""
+    spelled = "|".join(word for spellings in SPELLINGS.values() for word in spellings)
+    return re.sub(rf"[_\-.]?({spelled})(?![a-z])\d*", "", path.stem.lower())
+
+
+def _by_split(files: list[Path]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in sorted(set(files)):
+        split = _split_of(path)
+        assert split is not None
+        if split in found:
+            raise ValueError(f"{found[split]} and {path} are both for {split}; name the file of training annotations")
+        found[split] = path
+    if found and "train" not in found:
+        raise ValueError(f"there are annotations for {' and '.join(found)}, but none to train on; name the file")
+    return {split: found[split] for split in SPELLINGS if split in found}

@@ -1,0 +1,204 @@
+"""One door for images with objects: what is there is recognised, and what is wrong with it is said."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from residual.data import open_objects as door
+from residual.data.open_objects import hold_out, open_objects, to_evaluate
+
+Draw = Callable[..., Path]
+THING = (
+    "<object><name>{name}</name><difficult>{difficult}</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax>"
+    "<ymax>9</ymax></bndbox></object>"
+)
+
+
+def devkit(root: Path, draw: Draw, lists: dict[str, dict[str, list[str]]]) -> Path:
+    """A VOCdevkit with one cat on each image, difficult on those called d."""
+    for year, named in lists.items():
+        folder = root / f"VOC{year}"
+        for place in ("ImageSets/Main", "JPEGImages", "Annotations"):
+            (folder / place).mkdir(parents=True)
+        for name, images in named.items():
+            (folder / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(images))
+            for image in images:
+                draw(folder / "JPEGImages" / f"{image}.jpg", size=(50, 40))
+                told = "<size><width>50</width><height>40</height></size>" + THING.format(
+                    name="cat", difficult=int(image.startswith("d"))
+                )
+                (folder / "Annotations" / f"{image}.xml").write_text(f"<annotation>{told}</annotation>")
+    return root
+
+
+BOTH = {
+    "2007": {"train": ["a"], "val": ["b"], "trainval": ["a", "b"], "test": ["c", "d"]},
+    "2012": {"train": ["e"], "val": ["f"], "trainval": ["e", "f"]},
+}
+
+
+def names(data: door.ObjectDataset) -> dict[str, list[str]]:
+    return {split: sorted(name.split("/")[-1] for name in images.names) for split, images in data.splits().items()}
+
+
+@pytest.mark.parametrize(
+    ("lists", "expected"),
+    [
+        (None, {"train": ["a", "b", "e", "f"], "test": ["c", "d"]}),
+        ("07", {"train": ["a", "b"], "test": ["c", "d"]}),
+        ("07+12", {"train": ["a", "b", "e", "f"], "test": ["c", "d"]}),
+        ("2007:train+12:val", {"train": ["a", "f"], "test": ["c", "d"]}),
+    ],
+)
+def test_the_lists_of_voc(tmp_path: Path, draw: Draw, lists: str | None, expected: dict[str, list[str]]):
+    data = open_objects(str(devkit(tmp_path, draw, BOTH)), lists=lists)
+    assert names(data) == expected
+    assert not data.made_here
+    assert [here.aside.tolist() for here in data.test.objects] == [[False], [True]]
+    assert to_evaluate(data)[0] == "test"
+
+
+def test_voc_with_its_test_images_trained_on_holds_some_out(tmp_path: Path, draw: Draw):
+    data = open_objects(str(devkit(tmp_path, draw, BOTH)), lists="07++12")
+    assert sorted(names(data)["train"] + names(data)["validation"]) == ["a", "b", "c", "d", "e", "f"]
+    assert data.made_here
+    assert to_evaluate(data)[0] == "all"
+    assert len(to_evaluate(data)[1]) == 6
+
+
+def test_voc_without_test_images_is_split_as_it_says(tmp_path: Path, draw: Draw):
+    root = devkit(tmp_path / "VOCdevkit", draw, {"2012": BOTH["2012"]})
+    for where in (tmp_path, root, root / "VOC2012"):
+        assert names(open_objects(str(where))) == {"train": ["e"], "validation": ["f"]}
+    assert to_evaluate(open_objects(str(root)))[0] == "validation"
+
+
+@pytest.mark.parametrize(
+    ("lists", "reason"),
+    [
+        ("7", "none of VOC's"),
+        ("07+07", "twice"),
+        ("", "no list"),
+        ("12+++07", "none of VOC's"),
+        ("08", "no list 'trainval'"),
+    ],
+)
+def test_lists_that_voc_does_not_have_are_refused(tmp_path: Path, draw: Draw, lists: str, reason: str):
+    with pytest.raises(ValueError, match=reason):
+        open_objects(str(devkit(tmp_path, draw, BOTH)), lists=lists)
+
+
+def coco(folder: Path, draw: Draw, name: str, count: int, **changes: Any) -> Path:
+    stem = Path(name).stem
+    for number in range(count):
+        draw(folder / "images" / f"{stem}{number}.jpg", size=(50, 40))
+    told = {
+        "images": [{"id": n, "file_name": f"{stem}{n}.jpg", "height": 40, "width": 50} for n in range(count)],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [
+            {"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4], "segmentation": [[1, 2, 4, 2, 4, 6]]}
+            for n in range(count)
+        ],
+    } | changes
+    path = folder / "annotations" / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(told))
+    return path
+
+
+def test_coco_files_of_a_folder_are_its_splits(tmp_path: Path, draw: Draw):
+    train = coco(tmp_path, draw, "instances_train2017.json", 3)
+    validation = coco(tmp_path, draw, "instances_val2017.json", 2)
+    coco(tmp_path, draw, "person_keypoints_train2017.json", 1)
+    for where in (tmp_path, train):
+        data = open_objects(str(where))
+        assert {split: len(images) for split, images in data.splits().items()} == {"train": 3, "validation": 2}
+        assert data.train.outlined
+    alone = open_objects(str(validation), validation=0.5)
+    assert alone.made_here
+    assert len(to_evaluate(alone)[1]) == 2
+
+
+def test_classes_of_splits_must_agree(tmp_path: Path, draw: Draw):
+    coco(tmp_path, draw, "instances_train.json", 3)
+    coco(tmp_path, draw, "instances_val.json", 2, categories=[{"id": 1, "name": "dog"}])
+    with pytest.raises(ValueError, match="classes of validation differ from those of train: cat, dog"):
+        open_objects(str(tmp_path))
+
+
+def test_an_image_of_another_size_than_told_is_left_out_and_listed(tmp_path: Path, draw: Draw):
+    coco(tmp_path, draw, "all.json", 6)
+    draw(tmp_path / "images" / "all2.jpg", size=(40, 50))
+    (tmp_path / "images" / "all3.jpg").write_bytes(b"no image")
+    data = open_objects(str(tmp_path))
+    assert sum(map(len, data.splits().values())) == 4
+    assert {one.path: one.reason for one in data.problems} == {
+        "all2.jpg": "it has 40x50 pixels, its annotation says 50x40",
+        "all3.jpg": "not an image (JPEG, PNG, WebP, BMP and GIF are read)",
+    }
+
+
+def test_what_is_held_out_depends_on_names_and_seed_alone(tmp_path: Path, draw: Draw):
+    path = coco(tmp_path, draw, "all.json", 20)
+    data = open_objects(str(path), seed=1)
+    assert len(data.validation) == 4
+    assert data.split["seed"] == 1
+    told = json.loads(path.read_text())
+    told["images"].reverse()
+    path.write_text(json.dumps(told))
+    assert set(open_objects(str(path), seed=1).validation.names) == set(data.validation.names)
+    assert set(open_objects(str(path), seed=2).validation.names) != set(data.validation.names)
+    with pytest.raises(ValueError, match="validation images of its own"):
+        hold_out(data, 0.5, seed=0)
+
+
+def test_the_other_layouts_are_recognised(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch):
+    for number in range(5):
+        draw(tmp_path / "yolo" / "images" / f"{number}.png")
+        for kind in ("images", "masks"):
+            draw(tmp_path / "dsb" / f"{number}" / kind / "a.png")
+    (tmp_path / "yolo" / "labels").mkdir()
+    (tmp_path / "yolo" / "labels" / "1.txt").write_text("0 .5 .5 .2 .2")
+    (tmp_path / "yolo" / "labels" / "2.txt").write_text("0 .5 .5 .2 .2")
+    (tmp_path / "yolo" / "data.yaml").write_text("names: [cat]\ntrain: images\n")
+    assert "YOLO" in open_objects(str(tmp_path / "yolo")).origin
+    assert "YOLO" in open_objects(str(tmp_path / "yolo" / "data.yaml")).origin
+    assert open_objects(str(tmp_path / "dsb")).classes == ("nucleus",)
+    shutil.copytree(tmp_path / "dsb" / "1", tmp_path / "pairs")
+    (tmp_path / "pairs" / "masks" / "a.png").write_bytes(draw(tmp_path / "grey.png").read_bytes())
+    with pytest.raises(ValueError, match="has colours"):
+        open_objects(str(tmp_path / "pairs"))
+    monkeypatch.setattr(door, "SCENES", {"train": 3, "validation": 2, "test": 1})
+    drawn = open_objects("scenes", size=48)
+    assert {split: images.names for split, images in drawn.splits().items()} == {
+        "train": ("scenes:0", "scenes:1", "scenes:2"), "validation": ("scenes:3", "scenes:4"), "test": ("scenes:5",),
+    }  # fmt: skip
+
+
+def test_what_is_not_there_or_not_known_is_refused(tmp_path: Path, draw: Draw):
+    draw(tmp_path / "pets" / "cat" / "1.png")
+    (tmp_path / "a.txt").touch()
+    for where, reason in (
+        (tmp_path / "no", "there is no"),
+        (tmp_path / "a.txt", "is a file"),
+        (tmp_path / "pets", "known"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            open_objects(str(where))
+    with pytest.raises(ValueError, match="chooses images of a VOCdevkit"):
+        open_objects(str(coco(tmp_path / "pets", draw, "all.json", 5)), lists="07")
+    with pytest.raises(ValueError, match="no object to be found"):
+        open_objects(str(coco(tmp_path / "pets", draw, "all.json", 5, annotations=[])))
+
+
+def test_real_data_is_read_by_the_door(shared_data: Path):
+    voc = open_objects(str(shared_data / "voc_small"))
+    assert {split: len(images) for split, images in voc.splits().items()} == {"train": 40, "validation": 20}
+    real = open_objects(str(shared_data / "coco_small"))
+    assert sum(map(len, real.splits().values())) == 20
+    assert not voc.problems
+    assert not real.problems
