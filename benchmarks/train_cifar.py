@@ -98,11 +98,13 @@ def ours(device: str, seconds: float, recipe_name: str) -> float:
 
     from residual.data.batches import Batch, training_batches
     from residual.data.images import Images
+    from residual.data.resident import ResidentBatches, can_be_resident
     from residual.data.transforms import Normalize, Preprocessing, key
     from residual.models.catalog import describe
     from residual.models.resnet import ResNet
     from residual.recipes.catalog import recipe_named
     from residual.train.average import WeightAverage
+    from residual.train.graph import fit_resident
     from residual.train.loop import Training, fit
     from residual.train.optimizer import make_optimizer
     from residual.train.precision import keep_freed_memory, pick_device, pick_precision
@@ -128,9 +130,11 @@ def ours(device: str, seconds: float, recipe_name: str) -> float:
         wrong = (logits.detach().argmax(1) != batch.labels).sum()
         return torch.nn.functional.cross_entropy(logits, batch.labels), {"wrong": wrong}
 
-    batches = training_batches(
-        images, recipe.augmentation, Normalize(preprocessing, place), batch=BATCH, seed=0, start=0, device=place
-    )
+    normalize = Normalize(preprocessing, place)
+    if place.type == "cuda" and can_be_resident(images, recipe.augmentation):  # as pipeline.py decides
+        resident = ResidentBatches(images, recipe.augmentation, normalize, batch=BATCH, seed=0, device=place)
+        return speed(fit_resident(training, resident, loss_of, lambda step: 0.1, precision=precision), seconds, device)
+    batches = training_batches(images, recipe.augmentation, normalize, batch=BATCH, seed=0, start=0, device=place)
     steps = fit(training, batches, loss_of, lambda step: 0.1, seed_at=lambda step: key(0, step), precision=precision)
     return speed(steps, seconds, device)
 
