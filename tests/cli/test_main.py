@@ -20,6 +20,7 @@ COMMANDS = {
     "demo", "models", "train", "evaluate", "predict", "reproduce", "report",
     "data", "data check", "data pack",
     "weights", "weights inspect", "weights convert", "weights export", "weights download", "weights list",
+    "weights doctor",
 }  # fmt: skip
 
 

@@ -10,11 +10,7 @@ from torch import Tensor, nn
 
 from residual.data.decode import Pixels
 from residual.data.transforms import Normalize, Preprocessing, prepare
-from residual.evaluate.doctor import (
-    Claim,
-    Examination,
-    examine,
-)
+from residual.evaluate.doctor import Claim, Examination, Seen, examine, judge_order, lean, misfit, observe
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 
@@ -79,16 +75,14 @@ def trained(claim: Claim, images: list[Pixels], labels: Tensor, *, epochs: int =
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = ResNet(claim.model)
-        shown = Normalize(claim.preprocessing)(
-            torch.from_numpy(np.stack([prepare(image, claim.preprocessing) for image in images]))
-        )
+        ready = prepared(claim, images)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, nesterov=True)
         steps, step = epochs * (len(images) // 32), 0
         for _ in range(epochs):
             for some in torch.randperm(len(images)).split(32):
                 optimizer.param_groups[0]["lr"] = 0.1 * min(1, (step + 1) / 15) * (1 - step / steps)
                 step += 1
-                loss = nn.functional.cross_entropy(model(shown[some]), labels[some])
+                loss = nn.functional.cross_entropy(model(ready[some]), labels[some])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -165,9 +159,145 @@ def test_at_least_eleven_of_twelve_planted_faults_are_named_and_nothing_else(war
     assert sum(named.values()) >= 11, [fault for fault, right in named.items() if not right]
 
 
-@pytest.mark.parametrize(("weights", "claim"), [("red", RED), ("blue", BLUE)])
-def test_sound_weights_raise_no_alarm_on_six_draws_of_images(ward: Ward, weights: str, claim: Claim):
-    for draw in range(6):
-        found = ward.examine(claim, weights, draw, ward.labels)
-        assert faults(found) == set(), (draw, found.findings)
-        assert (found.corrected, found.order) == (claim, None)
+def test_sound_weights_raise_no_alarm(ward: Ward):
+    for weights, claim, draws in (("red", RED, range(6)), ("blue", BLUE, range(2))):
+        for draw in draws:
+            found = ward.examine(claim, weights, draw, ward.labels)
+            assert faults(found) == set(), (weights, draw, found.findings)
+            assert (found.corrected, found.order) == (claim, None)
+
+
+def test_two_faults_at_once_are_both_corrected(ward: Ward):
+    turned = shown(network(RED, stride_in="first"), channels="BGR", mean=MEAN[::-1], std=STD[::-1])
+    found = ward.examine(turned, "red")
+    assert faults(found) == {"stride", "channels"}
+    assert found.corrected == RED
+    assert found.misfit[1] < found.misfit[0] / 2
+
+
+def test_what_so_few_images_cannot_tell_comes_with_how_many_would(ward: Ward):
+    (finding,) = (one for one in ward.examine(RED, "red").findings if one.setting == "resize filter")
+    assert finding.verdict == "cannot tell"
+    assert finding.needed is not None
+    assert finding.needed > 4 * COUNT
+
+
+def test_the_same_images_give_the_same_findings(ward: Ward):
+    assert ward.examine(RED, "red", labels=ward.labels) == ward.examine(RED, "red", labels=ward.labels)
+
+
+# --- the parts, without training ---------------------------------------------------------------------------------
+
+
+def measured(claim: Claim, images: list[Pixels]) -> dict[str, Tensor]:
+    """Untrained weights whose batch norms stored the statistics of these images."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = ResNet(claim.model)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the average of all batches, here of one
+    with torch.no_grad():
+        model.train()(prepared(claim, images))
+    return model.state_dict()
+
+
+def prepared(claim: Claim, images: list[Pixels]) -> Tensor:
+    return Normalize(claim.preprocessing)(
+        torch.from_numpy(np.stack([prepare(image, claim.preprocessing) for image in images]))
+    )
+
+
+@pytest.fixture(scope="module")
+def images() -> list[Pixels]:
+    return photographs(48, seed=2)[0]
+
+
+def test_norms_that_are_shown_what_they_stored_miss_nothing(images: list[Pixels]):
+    model = ResNet(RED.model)
+    model.load_state_dict(measured(RED, images))
+    assert misfit(observe(model.eval(), prepared(RED, images))) < 0.01  # the stored variance divides by n - 1
+    assert misfit(observe(model, prepared(RED, images).flip(1))) > 0.1
+    assert misfit(observe(model, prepared(RED, images), stem_only=True)) < 1e-3
+
+
+def of_stem(values: Tensor) -> Seen:
+    """As if these were the statistics of one norm."""
+    return Seen(values=values, depth=torch.zeros(values.shape[1]), logits=torch.empty(len(values), 0))
+
+
+def test_the_stored_statistics_lie_at_either_end_of_the_line():
+    rng = torch.Generator().manual_seed(0)
+    shift = torch.randn(300, generator=rng) / 10
+
+    def seen(off: Tensor, count: int) -> Seen:
+        # A few large directions that images share, and small noise: of 300 statistics, as of a network's.
+        common = torch.randn(count, 3, generator=rng) @ torch.randn(3, 300, generator=rng)
+        return of_stem(common + torch.randn(count, 300, generator=rng) / 5 + off)
+
+    for count in (32, 128):
+        images = seen(torch.zeros(300), count)
+        away = of_stem(images.values + shift)
+        here, there = lean(images, away), lean(of_stem(images.values - shift), images)
+        assert here is not None
+        assert there is not None
+        assert abs(here.place) < 4 * here.spread < 0.5
+        assert abs(there.place - 1) < 4 * there.spread < 0.5
+        assert here.excludes
+        assert there.convinces
+    assert lean(images, images) is None
+
+
+def test_images_of_the_right_size_say_nothing_of_the_filter(images: list[Pixels]):
+    squares = [prepare(image, RED.preprocessing) for image in images]
+    as_they_are = shown(RED, resize=40)
+    found = examine(measured(as_they_are, squares), as_they_are, squares)
+    (finding,) = (one for one in found.findings if one.setting == "resize filter")
+    assert (finding.verdict, finding.because) == ("cannot tell", "these images come out the same either way")
+
+
+def test_a_network_for_grey_images_has_no_order_of_colours(images: list[Pixels]):
+    grey = [image.mean(2, keepdims=True).astype(np.uint8) for image in images]
+    claim = Claim(
+        model=replace(RED.model, channels=1),
+        preprocessing=Preprocessing(size=40, resize=46, channels="L", mean=(127.5,), std=(127.5,)),
+    )
+    weights = measured(claim, grey)
+    assert "channels" not in {one.setting for one in examine(weights, claim, grey).findings}
+    assert faults(examine(weights, shown(claim, std=(1.0,)), grey)) == {"mean and scale"}
+
+
+def test_nothing_is_judged_where_no_mean_and_scale_fits(images: list[Pixels]):
+    strange = shown(RED, mean=(10.0, 200.0, 90.0), std=(9.0, 90.0, 30.0))
+    found = examine(measured(strange, images), RED, images)
+    assert {one.verdict for one in found.findings} == {"cannot tell"}
+    assert found.corrected == RED
+
+
+def test_a_mean_for_every_pixel_is_turned_with_the_colours(images: list[Pixels]):
+    per_pixel = tuple(value for value in MEAN for _ in range(40 * 40))
+    claim = shown(RED, mean=per_pixel)
+    found = examine(measured(RED, images), shown(claim, channels="BGR", mean=per_pixel[::-1], std=STD[::-1]), images)
+    assert found.corrected == claim
+
+
+def test_any_order_of_the_classes_is_found_and_no_order_in_blind_guesses():
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.arange(80) % 10
+    blind = [judge_order(torch.randn(80, 10, generator=rng), labels)[1] for _ in range(50)]
+    assert blind == [None] * 50
+    order = torch.randperm(10, generator=rng)
+    logits = torch.randn(80, 10, generator=rng) + 3 * nn.functional.one_hot(order[labels], 10)
+    finding, found = judge_order(logits, labels)
+    assert (finding.verdict, finding.found, found) == ("faulty", "another order", tuple(order.tolist()))
+    finding, found = judge_order(logits, order[labels])
+    assert (finding.verdict, found) == ("sound", None)
+
+
+def test_too_few_images_and_norms_without_statistics_are_refused(images: list[Pixels]):
+    with pytest.raises(ValueError, match="15 images are too few"):
+        examine({}, RED, images[:15])
+    with torch.random.fork_rng():
+        fresh = ResNet(RED.model).state_dict()
+    with pytest.raises(ValueError, match="carry no statistics"):
+        examine(fresh, RED, images)
