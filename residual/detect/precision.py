@@ -67,12 +67,7 @@ def match(
     Among the objects that a detection overlaps it is held against the one it overlaps most, taken or not.
     """
     refuse_unequal(detections, objects)
-    ours = [np.flatnonzero(found.labels == label) for found in detections]
-    image = np.repeat(np.arange(len(ours)), [len(places) for places in ours])
-    place = np.concatenate([*ours, np.zeros(0, np.int64)]).astype(np.int64)
-    scores = np.concatenate([*(found.scores[p] for found, p in zip(detections, ours, strict=True)), np.zeros(0)])
-    order = np.argsort(-scores, kind="stable")
-    image, place, scores = image[order], place[order], scores[order]
+    image, place, scores = surest_first(detections, label)
     best, which = np.zeros(len(image)), np.zeros(len(image), np.int64)
     theirs = [truth.labels == label for truth in objects]
     for number in np.unique(image):
@@ -107,10 +102,25 @@ def mean_average_precision(
         match(detections, objects, label, least_overlap=least_overlap).average_precision(form)
         for label in range(classes)
     )
+    return mean_of_known(each), each
+
+
+def surest_first(detections: Sequence[Detections], label: int) -> tuple[Integers, Integers, Floats]:
+    """The detections of one class over all images: (D,) image, (D,) place among its detections, (D,) score."""
+    ours = [np.flatnonzero(found.labels == label) for found in detections]
+    image = np.repeat(np.arange(len(ours)), [len(places) for places in ours])
+    place = np.concatenate([*ours, np.zeros(0, np.int64)]).astype(np.int64)
+    scores = np.concatenate([*(found.scores[p] for found, p in zip(detections, ours, strict=True)), np.zeros(0)])
+    order = np.argsort(-scores, kind="stable")
+    return image[order], place[order], scores[order]
+
+
+def mean_of_known(each: Sequence[float | None]) -> float:
+    """Over the classes that have objects."""
     known = [value for value in each if value is not None]
     if not known:
         raise ValueError("no image has an object that counts, so there is no precision to average")
-    return float(np.mean(known)), each
+    return float(np.mean(known))
 
 
 def refuse_unequal(detections: Sequence[Detections], objects: Sequence[Objects]) -> None:

@@ -1,6 +1,6 @@
 """The second look: each proposed region through the last stage of the network, then its class and its box.
 
-Shapes: P regions over all images, K classes; class 0 of the scores is "nothing", class k the label k - 1.
+Shapes: P regions over all images, W channels, K classes; class 0 of the scores is "nothing", class k the label k - 1.
 """
 
 from collections.abc import Sequence
@@ -9,26 +9,35 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms, roi_align, roi_pool
+from torchvision.ops import batched_nms, remove_small_boxes
 
 from residual.detect import boxes
+from residual.detect.context import beside, whole
+from residual.detect.cutting import Cut, cut
+from residual.detect.found import Found
 from residual.detect.sampling import NOTHING, assign, sample
+from residual.detect.trunk import Trunk
+from residual.detect.voting import vote
+from residual.models.blocks import as_tensor
+
+SMALLEST = 0.01  # side of an answer, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class RegionDescription:
     """How regions are judged.  The defaults are Faster R-CNN's for PASCAL VOC.
 
-    pooled: side of the map cut out for each region, before the last stage halves it.
-    align: interpolate at exact places (He et al. 2017) instead of rounding to the map's cells and taking maxima (2015).
+    pooled: side of the map cut out for each region; None: what the trunk's stage was made for.  cut: how.
+    context: each region is judged beside the whole image (appendix B).
     batch: regions trained on per image; share: at most so many of them objects.
     positive: overlap from which a region is an object; under it, and from `least` on, it is nothing.
     spread: standard deviations by which the codes of boxes are divided, so that the network tells numbers near one.
     score, overlap, most: of an answer: least probability; overlap of which two of a class the weaker goes; how many.
     """
 
-    pooled: int = 14
-    align: bool = False
+    pooled: int | None = None
+    cut: Cut = "pool"
+    context: bool = False
     batch: int = 64
     share: float = 0.25
     positive: float = 0.5
@@ -40,15 +49,14 @@ class RegionDescription:
 
 
 class RegionHead(nn.Module):
-    """The last stage of the network on each region, averaged; one score per class and one box per class.
+    """The trunk's stage on each region, averaged; one score per class and one box per class."""
 
-    stage: (P, C, pooled, pooled) -> (P, width, *).
-    """
-
-    def __init__(self, description: RegionDescription, stage: nn.Module, width: int, classes: int, stride: int) -> None:
+    def __init__(self, description: RegionDescription, trunk: Trunk, classes: int) -> None:
         super().__init__()
-        self.description, self.classes, self.stride = description, classes, stride
-        self.stage = stage
+        self.description, self.classes, self.strides = description, classes, trunk.strides[: trunk.levels]
+        self.pooled = description.pooled or trunk.pooled
+        self.stage = trunk.stage
+        width = trunk.width * (2 if description.context else 1)
         self.score = nn.Linear(width, classes + 1)
         self.box = nn.Linear(width, 4 * classes)
         for layer, std in ((self.score, 0.01), (self.box, 0.001)):
@@ -57,17 +65,29 @@ class RegionHead(nn.Module):
         self.register_buffer("spread", torch.tensor(description.spread), persistent=False)
         self.spread: Tensor
 
-    def forward(self, features: Tensor, regions: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """features (N, C, h, w), for each image its regions (P_n, 4) -> scores (P, K + 1), codes (P, K, 4)."""
-        side, scale = self.description.pooled, 1 / self.stride
-        if self.description.align:
-            cut = roi_align(features, list(regions), side, scale, sampling_ratio=2, aligned=True)
-        else:
-            cut = roi_pool(features, list(regions), side, scale)
-        x = self.stage(cut).mean(dim=(2, 3))
-        return self.score(x), self.box(x).view(-1, self.classes, 4)
+    def see(self, maps: Sequence[Tensor], regions: Sequence[Tensor]) -> Tensor:
+        """For each image its regions (P_n, 4) -> (P, W, *, *)."""
+        levels = maps[: len(self.strides)]
+        return as_tensor(self.stage(cut(levels, regions, self.pooled, self.strides, self.description.cut)))
 
-    @torch.no_grad()
+    def tell(self, seen: Tensor) -> tuple[Tensor, Tensor]:
+        """(P, W), or (P, 2 W) with context -> scores (P, K + 1), codes (P, K, 4)."""
+        return self.score(seen), self.box(seen).view(-1, self.classes, 4)
+
+    def forward(
+        self, maps: Sequence[Tensor], regions: Sequence[Tensor], sizes: Sequence[tuple[float, float]]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores (P, K + 1), codes (P, K, 4) and what was seen of each region (P, W, *, *).
+
+        sizes: (height, width) of each image, which only context needs.
+        """
+        seen = self.see(maps, regions)
+        x = average(seen)
+        if self.description.context:
+            around = average(self.see(maps, whole(sizes, regions[0])))
+            x = beside(x, around, [len(here) for here in regions])
+        return *self.tell(x), seen
+
     def choose(self, proposals: Tensor, objects: Tensor) -> tuple[Tensor, Tensor]:
         """The regions of one image to train on, (B, 4), and the object each stands for or NOTHING, (B,).
 
@@ -75,7 +95,8 @@ class RegionHead(nn.Module):
         """
         told = self.description
         candidates = torch.cat([objects, proposals])
-        assigned = assign(candidates, objects, positive=told.positive, negative=told.positive, least=told.least)
+        overlapping = candidates.detach()  # the choice is no part of what is learned
+        assigned = assign(overlapping, objects, positive=told.positive, negative=told.positive, least=told.least)
         positive, negative = sample(assigned, told.batch, share=told.share)
         used = torch.cat([positive, negative])
         return candidates[used], assigned[used]
@@ -100,21 +121,37 @@ class RegionHead(nn.Module):
             places = start + found.nonzero().flatten()
             told.append(codes[places, labels_here[which[found]]])
             start += len(region)
-        classed = functional.cross_entropy(scores, torch.cat(truth))
-        placed = functional.smooth_l1_loss(torch.cat(told), torch.cat(wanted), beta=1.0, reduction="sum") / max(
-            start, 1
-        )
+        count = max(start, 1)  # none at all costs nothing, where a mean would be NaN
+        classed = functional.cross_entropy(scores, torch.cat(truth), reduction="sum") / count
+        placed = functional.smooth_l1_loss(torch.cat(told), torch.cat(wanted), beta=1.0, reduction="sum") / count
         return classed, placed
 
-    @torch.no_grad()
-    def answer(
+    def judged(
         self, scores: Tensor, codes: Tensor, regions: Tensor, size: tuple[float, float]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (M, 4), labels (M,) and probabilities (M,) of one image of `size`, the surest first."""
-        told = self.description
-        probabilities = scores.softmax(dim=1)[:, 1:]
-        region, label = (probabilities > told.score).nonzero(as_tuple=True)
-        sure = probabilities[region, label]
-        found = boxes.clip(boxes.decode(codes[region, label] * self.spread, regions[region]), *size)
-        kept = batched_nms(found, sure, label, told.overlap)[: told.most]
-        return found[kept], label[kept], sure[kept]
+    ) -> tuple[Tensor, Tensor]:
+        """Probabilities (P, K) and boxes (P, K, 4), on an image of `size`, of its regions (P, 4)."""
+        references = regions.repeat_interleave(self.classes, dim=0)
+        found = boxes.clip(boxes.decode((codes * self.spread).view(-1, 4), references), *size)
+        return scores.softmax(dim=1)[:, 1:], found.view(-1, self.classes, 4)
+
+
+def average(seen: Tensor) -> Tensor:
+    """(P, W, *, *) -> (P, W)."""
+    return seen.mean(dim=(2, 3))
+
+
+@torch.no_grad()
+def answer(probabilities: Tensor, boxes: Tensor, told: RegionDescription, *, voters: float | None = None) -> Found:
+    """One image's answer from the probabilities (P, K) and boxes (P, K, 4) of its regions.
+
+    voters: overlap from which boxes of a class vote on the place of the one that stays; None: no voting.
+    """
+    region, label = (probabilities > told.score).nonzero(as_tuple=True)
+    sure, found = probabilities[region, label], boxes[region, label]
+    large = remove_small_boxes(found, SMALLEST)
+    found, label, sure = found[large], label[large], sure[large]
+    if voters is not None:
+        found, label, sure = vote(found, label, sure, overlap=told.overlap, voters=voters)
+        return Found(found[: told.most], label[: told.most], sure[: told.most])
+    kept = batched_nms(found, sure, label, told.overlap)[: told.most]
+    return Found(found[kept], label[kept], sure[kept])

@@ -2,6 +2,7 @@ import torch
 from torchvision.models.detection._utils import Matcher
 from torchvision.ops import box_iou
 
+from residual.detect import sampling
 from residual.detect.sampling import NOTHING, UNUSED, assign, sample
 
 
@@ -21,6 +22,15 @@ def test_references_are_assigned_as_torchvision_does():
                 theirs = torch.where(theirs >= 0, 0, theirs)
                 ours = torch.where(ours >= 0, 0, ours)
             assert torch.equal(ours, theirs)
+
+
+def test_many_references_are_assigned_part_by_part_as_all_at_once(monkeypatch):
+    references, objects = some(300, 1), some(7, 2)
+    for best in (True, False):
+        at_once = assign(references, objects, positive=0.6, negative=0.3, best=best)
+        monkeypatch.setattr(sampling, "PAIRS", 100)
+        assert torch.equal(assign(references, objects, positive=0.6, negative=0.3, best=best), at_once)
+        monkeypatch.undo()
 
 
 def test_without_objects_every_reference_stands_for_nothing():

@@ -1,8 +1,9 @@
 import pytest
 import torch
-from torchvision.ops import box_iou
+from torchvision.ops import batched_nms, box_iou
 
-from residual.detect.voting import vote
+from residual.detect.raster import placed
+from residual.detect.voting import vote, vote_masks
 
 
 def some(seed: int, count: int = 60) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -46,5 +47,29 @@ def test_a_lone_box_stays_where_it_is_and_none_is_none():
     boxes = torch.tensor([[1.0, 2.0, 30.0, 40.0]])
     moved, _, _ = vote(boxes, torch.tensor([1]), torch.tensor([0.4]), overlap=0.3)
     assert torch.allclose(moved, boxes)
+    point = torch.tensor([[7.0, 8.0, 7.0, 8.0]])
+    moved, _, _ = vote(point, torch.tensor([1]), torch.tensor([0.4]), overlap=0.3)
+    assert torch.equal(moved, point)
     empty, *_ = vote(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0), overlap=0.3)
     assert empty.shape == (0, 4)
+
+
+def test_masks_vote_as_a_slow_loop_over_pixels_does():
+    boxes, labels, scores = some(9, 25)
+    masks = torch.rand(25, 5, 5, generator=torch.Generator().manual_seed(1))
+    kept = batched_nms(boxes, scores, labels, 0.3)
+    found = vote_masks(boxes, labels, scores, masks, kept, (130, 140))
+    each = torch.zeros(25, 130, 140)
+    for n in range(25):
+        rows, columns, values = placed(masks[n], boxes[n], (130, 140))
+        each[n, rows, columns] = values
+    for mask, best in zip(found, kept.tolist(), strict=True):
+        voters = [
+            n
+            for n in range(25)
+            if labels[n] == labels[best] and box_iou(boxes[n : n + 1], boxes[best : best + 1]) >= 0.5
+        ]
+        mean = sum(scores[n] * each[n] for n in voters) / sum(scores[n] for n in voters)
+        assert torch.equal(mask, mean >= 0.4)
+    assert len(kept) < 25
+    assert found.any()
