@@ -21,11 +21,12 @@ from torch import Tensor, nn
 
 from residual.data.batches import Batch, Order, training_batches
 from residual.data.images import Dataset, ImageFiles, Images
-from residual.data.resident import ResidentBatches, can_be_resident
+from residual.data.resident import ResidentBatches, can_be_resident, is_simple
 from residual.data.sources import open_dataset
 from residual.data.split import hold_out
 from residual.data.statistics import adapted, measure_preprocessing, network_size
 from residual.data.transforms import Normalize, Preprocessing, key
+from residual.evaluate.average import evenly
 from residual.evaluate.error import top_k_error
 from residual.evaluate.evaluation import evaluation
 from residual.evaluate.score import PIXELS_AT_ONCE, score
@@ -34,6 +35,7 @@ from residual.models.catalog import describe, varied
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 from residual.recipes.plan import Ground, Plan
+from residual.recipes.recipe import Recipe
 from residual.records import CannotWrite, RunFolder, convert, environment, write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
@@ -60,7 +62,7 @@ FEW = 100  # held-out images below which an error says little
 SAVE_EVERY = 60.0  # seconds between checkpoints
 GRAPHS = ("cuda",)  # devices on which a whole iteration is captured and replayed
 
-__all__ = ["Diverged", "Plan", "Stop", "planned", "read_data", "resume", "train"]
+__all__ = ["Diverged", "Plan", "Stop", "asks_nothing_of_the_host", "planned", "read_data", "resume", "train"]
 
 
 class Diverged(ArithmeticError):
@@ -83,11 +85,17 @@ def train(plan: Plan, run: Path, *, stop: Stop | None = None) -> Iterator[object
 
 
 def resume(
-    run: Path, *, stop: Stop | None = None, workers: int | None = None, device: str | None = None
+    run: Path,
+    *,
+    stop: Stop | None = None,
+    workers: int | None = None,
+    device: str | None = None,
+    data: str | None = None,
 ) -> Iterator[object]:
     """Go on with the run in the folder `run` from its newest whole checkpoint: bit for bit as if never cut off.
 
     workers, device: other ones than the run began with; the device must be of the same kind.
+    data: where the images lie now, if they have moved; other images are refused.
     """
     plan = planned(run)
     plan = replace(
@@ -95,7 +103,7 @@ def resume(
         workers=plan.workers if workers is None else workers,
         device=plan.device if device is None else device,
     )
-    yield from _together(plan, run, stop or Stop(), resume=True)
+    yield from _together(plan, run, stop or Stop(), resume=True, place=data)
 
 
 def planned(run: Path) -> Plan:
@@ -117,10 +125,10 @@ def read_data(plan: Plan, progress: Callable[[int, int], None] | None = None) ->
     return data
 
 
-def _together(plan: Plan, run: Path, stop: Stop, *, resume: bool) -> Iterator[object]:
+def _together(plan: Plan, run: Path, stop: Stop, *, resume: bool, place: str | None = None) -> Iterator[object]:
     world = distributed.join(pick_device(plan.device))
     try:
-        events = _Run(plan, run, stop, world).events(resume=resume)
+        events = _Run(plan, run, stop, world, place).events(resume=resume)
         if world.leads:
             yield from events
         else:
@@ -133,8 +141,9 @@ def _together(plan: Plan, run: Path, stop: Stop, *, resume: bool) -> Iterator[ob
 class _Run:
     """One training from its plan to its files: what its chapters share."""
 
-    def __init__(self, plan: Plan, path: Path, stop: Stop, world: World) -> None:
+    def __init__(self, plan: Plan, path: Path, stop: Stop, world: World, place: str | None = None) -> None:
         self.plan, self.path, self.stop, self.world = plan, path, stop, world
+        self.place = place or plan.data  # of the images: the plan's, unless they have moved since
         self.recipe = plan.recipe
         self.began, self.seconds_before = time.monotonic(), 0.0
         self.best_error: float | None = None
@@ -172,7 +181,8 @@ class _Run:
         plan, recipe = self.plan, self.recipe
         far: list[tuple[int, int]] = []
         with ThreadPoolExecutor(max_workers=1) as beside:
-            reading = beside.submit(read_data, plan, lambda done, total: far.append((done, total)))
+            there = replace(plan, data=self.place)
+            reading = beside.submit(read_data, there, lambda done, total: far.append((done, total)))
             while not wait([reading], timeout=0.5).done:
                 if far:
                     yield Reading(done=far[-1][0], total=far[-1][1])
@@ -383,11 +393,9 @@ class _Run:
     @property
     def resident(self) -> bool:
         """Whether an iteration can be captured: nothing of it is drawn, decoded, agreed on or decided on the host."""
-        network, recipe = self.model_description, self.recipe
-        drawn = network.stochastic_depth or network.dropout or network.shortcut == "dropout"
-        plain = recipe.accumulate == 1 and recipe.clip is None and recipe.lamb is None
         alone = self.device.type in GRAPHS and self.world.size == 1
-        return alone and plain and not drawn and can_be_resident(self.data.train, recipe.augmentation)
+        in_memory = can_be_resident(self.data.train, self.recipe.augmentation)
+        return alone and in_memory and asks_nothing_of_the_host(self.model_description, self.recipe)
 
     def batches(self, start: int) -> Iterator[Batch]:
         return training_batches(
@@ -578,8 +586,9 @@ class _Run:
 
     def judge(self, which: str, tensors: dict[str, Tensor], step: int) -> dict[str, Any] | None:
         """Write one set of weights, and its evaluation where there are images to evaluate on."""
-        model = ResNet(self.model_description)
-        model.load_state_dict(self.training.result(tensors))
+        with torch.device("meta"):  # draws no random numbers, which another thread may need
+            model = ResNet(self.model_description)
+        model.to_empty(device="cpu").load_state_dict(self.training.result(tensors))
         self.precision.place(model).eval()
         if self.recipe.exact_statistics:
             set_exact_statistics(model, self.statistics_batches())
@@ -616,8 +625,9 @@ class _Run:
         return min(self.recipe.exact_statistics, len(self.data.train))
 
     def statistics_batches(self) -> Iterator[Tensor]:
-        """Training images, varied as in training but not mixed, in large batches."""
+        """Training images, varied as in training but not mixed, in large batches; none comes twice."""
         size = min(1000, len(self.data.train), max(16, PIXELS_AT_ONCE // self.preprocessing.size**2))
+        many = math.ceil(self.statistics_images() / size)
         batches = training_batches(
             self.data.train,
             replace(self.recipe.augmentation, mixup=0.0, cutmix=0.0, repeats=1),
@@ -626,8 +636,9 @@ class _Run:
             seed=key(self.plan.seed, -4),
             start=0,
             device=self.device,
+            shard=evenly(min(many * size, len(self.data.train)), size),
         )
-        for batch in islice(batches, math.ceil(self.statistics_images() / size)):
+        for batch in islice(batches, many):
             yield batch.images
 
     def files_of(self, step: int) -> list[str]:
@@ -636,6 +647,12 @@ class _Run:
         order = Order(len(self.data.train), self.plan.seed, self.recipe.augmentation.repeats)
         _, indices = order.at(torch.arange((step - 1) * batch, step * batch))
         return [self.data.train.names[index] for index in indices.tolist()]
+
+
+def asks_nothing_of_the_host(network: Description, recipe: Recipe) -> bool:
+    """Whether an iteration can be captured, as far as network and recipe decide it; images must also be in memory."""
+    plain = recipe.accumulate == 1 and recipe.clip is None and recipe.lamb is None
+    return plain and not network.draws and is_simple(recipe.augmentation)
 
 
 def adopt(model: ResNet, start: ResNet, *, same_classes: bool) -> None:

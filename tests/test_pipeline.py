@@ -651,6 +651,23 @@ def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_pa
     assert [len(images) for images in run.statistics_batches()] == [50, 50]
 
 
+def test_the_statistics_see_no_image_twice(tmp_path, monkeypatch):
+    run = pipeline._Run(plan(recipe(exact_statistics=1000)), tmp_path, Stop(), pipeline.World())
+    list(run.read_data())
+    run.build(None)
+    monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 40 * 64)
+    batches, seen = pipeline.training_batches, []
+
+    def watched(*given, **asked):
+        for batch in batches(*given, **asked):
+            seen.extend(batch.indices.tolist())
+            yield batch
+
+    monkeypatch.setattr(pipeline, "training_batches", watched)
+    assert [len(images) for images in run.statistics_batches()] == [37, 38, 37, 38]
+    assert sorted(seen) == list(range(150))
+
+
 # --- iterations that a GPU would capture ---
 
 
@@ -688,3 +705,16 @@ def test_what_needs_the_host_is_never_captured(tmp_path, monkeypatch, other: Rec
     monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))
     monkeypatch.setattr(pipeline, "fit_resident", refused)
     assert any(isinstance(event, Finished) for event in pipeline.train(plan(other), tmp_path / "run"))
+
+
+# --- data that has moved ---
+
+
+def test_a_run_goes_on_exactly_where_its_images_have_moved_to(tmp_path, monkeypatch):
+    list(pipeline.train(plan(), tmp_path / "one" / "run"))
+    stop, asked = Stop(), []
+    train_until(pipeline.train(plan(), tmp_path / "two" / "run", stop=stop), stop, 7)
+    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: asked.append(where) or few_digits())
+    list(pipeline.resume(tmp_path / "two" / "run", data="elsewhere"))
+    assert asked == ["elsewhere"]
+    assert result(tmp_path / "one" / "run") == result(tmp_path / "two" / "run")

@@ -34,12 +34,14 @@ def check(
     if as_json:
         print(json.dumps(asdict(found), indent=2))
         return
-    print(found.origin)
+    print(printable(found.origin))
     for split, classes in found.counts.items():
         smallest, largest = min(classes, key=classes.__getitem__), max(classes, key=classes.__getitem__)
         print(
-            f"  {split:10} {sum(classes.values()):,} images of {len(classes)} classes, from {classes[smallest]:,} "
-            f"({smallest}) to {classes[largest]:,} ({largest})"
+            printable(
+                f"  {split:10} {sum(classes.values()):,} images of {len(classes)} classes, from {classes[smallest]:,} "
+                f"({smallest}) to {classes[largest]:,} ({largest})"
+            )
         )
     if found.sizes:
         common = sorted(found.sizes.items(), key=lambda item: -item[1])[:3]

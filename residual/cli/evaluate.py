@@ -129,6 +129,8 @@ def evaluate(
         raise ValueError(
             f"--explain varies one network's test, so it does not go with {alone[0]}; leave one of them out"
         )
+    if out is not None and keep_scores is not None and out.resolve() == keep_scores.resolve():
+        raise ValueError(f"--out and --keep-scores both name {out}, and one would replace the other; choose two files")
     for new in (out, keep_scores):
         if new is not None:
             refuse_new_file(new)

@@ -92,10 +92,7 @@ def assemble(
     if view is None:
         side = stored_side(size or SIZE)
         view = View(size=side, resize=side, keep=SMALL)
-    harvest = recall(files, view, size)
-    if harvest is None:
-        harvest = _read(files, view, size, workers, progress)
-        keep(files, view, size, harvest)
+    harvest = read_all(files, view, size, workers=workers, progress=progress)
     good = harvest.good
     bad = [*listing.problems, *(Problem(path=files[place].name, reason=why) for place, why in harvest.bad.items())]
     bad.sort(key=lambda one: one.path)
@@ -151,6 +148,17 @@ def assemble(
         sizes={f"{width}x{height}": count for (width, height), count in harvest.found.most_common()},
         notes=harvest.notes,
     )
+
+
+def read_all(
+    files: Sequence[File], view: View, size: int | None, *, workers: int, progress: Progress | None = None
+) -> Harvest:
+    """Decode every file once, or recall what was kept of the same ones: the good, and why others are not."""
+    harvest = recall(files, view, size)
+    if harvest is None:
+        harvest = _read(files, view, size, workers, progress)
+        keep(files, view, size, harvest)
+    return harvest
 
 
 def _read(files: Sequence[File], view: View, size: int | None, workers: int, progress: Progress | None) -> Harvest:

@@ -2,6 +2,8 @@
 
 What the file says is checked before it is believed: numbers that are none, identities that stand twice or nowhere,
 boxes that cannot be.  An annotation that is wrong is left out with its reason; a file whose frame is wrong is refused.
+It is read whole, which takes several times its bytes in memory, so it has at most 512 MiB, 10 million images and
+annotations together, and 50 million lists.
 """
 
 import json
@@ -13,7 +15,8 @@ from residual.data.images import Problem
 from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
 from residual.data.outlines import Outline, read_outline, short
 
-LARGEST = 1 << 30  # bytes of the file; instances_train2017.json has 448 million
+LARGEST = 1 << 29  # bytes of the file; instances_train2017.json has 448 million
+MOST = {b"{": 10_000_000, b"[": 50_000_000}  # of an image or annotation, and of lists; each takes up to 240 bytes
 LARGEST_SIDE = 100_000  # pixels
 MOST_PROBLEMS = 50_000  # annotations left out of a file; with more it is no data to train on
 
@@ -72,6 +75,10 @@ def _read(path: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    for bracket, most in MOST.items():
+        if (count := data.count(bracket)) > most:
+            what = "images and annotations" if bracket == b"{" else "lists of numbers"
+            raise ValueError(f"{path} has {count:,} {what}, more than {most:,}, for which memory may lack; split it")
     try:
         told = json.loads(data)
     except (RecursionError, ValueError) as error:  # also bytes that are no text, and numbers of 5,000 digits

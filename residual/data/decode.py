@@ -109,7 +109,7 @@ def decode(data: bytes, *, mode: Mode = "RGB") -> Pixels:
         with quietly():
             image = Image.open(BytesIO(data), formats=FORMATS)
         with image:
-            _check_size(image.size)
+            check_size(image.size)
             if image.format == "PNG":
                 _check_png(data)
             image.load()
@@ -197,7 +197,8 @@ def sniff(start: bytes) -> bool:
     )
 
 
-def _check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int]) -> None:
+    """Refuse a width and height that no image here has: the limits that `decode` names."""
     width, height = size
     if width * height > MAX_PIXELS:
         raise BadImage(
@@ -268,15 +269,20 @@ def _check_rows(data: bytes) -> None:
         raise BadImage("the file is cut short (a PNG with fewer rows than it says)")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """What turns an image upright, by its EXIF or XMP; None where nothing needs to."""
     if not any(place in image.info for place in _EXIF):
-        return image
+        return None
     try:
         with quietly():
             orientation = image.getexif().get(0x0112, 1)
     except Exception:  # EXIF that cannot be read turns nothing
-        orientation = 1
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+        return None
+    return _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = turn_of(image)
     return image if turn is None else image.transpose(turn)
 
 

@@ -35,7 +35,7 @@ NOT_CLASSES = (b"__MACOSX", b"@eaDir", b"$RECYCLE.BIN", b"lost+found", b"__pycac
 A_RUN = "the folder of a training (it holds run.json); it is not read"
 
 
-def printable(path: bytes) -> str:
+def as_text(path: bytes) -> str:
     """A path as text that can be shown and stored; bytes that are no UTF-8 become \\xNN."""
     return path.decode("utf-8", "backslashreplace")
 
@@ -123,7 +123,7 @@ class _Survey:
 
     def relative(self, path: bytes) -> str:
         inside = path.startswith(self.root + b"/")
-        return printable(path[len(self.root) + 1 :] if inside else path)
+        return as_text(path[len(self.root) + 1 :] if inside else path)
 
     def problem(self, path: bytes, reason: str) -> None:
         self.problems.append(Problem(path=self.relative(path), reason=reason))
@@ -233,16 +233,16 @@ def _splits(survey: _Survey) -> dict[str, bytes]:
     folders = {os.path.basename(folder): folder for folder in _listing(survey.root).folders}
     splits: dict[str, bytes] = {}
     for split, spellings in SPELLINGS.items():
-        matches = sorted(name for name in folders if printable(name).lower() in spellings)
+        matches = sorted(name for name in folders if as_text(name).lower() in spellings)
         if len(matches) > 1:
-            both = _listed([printable(name) for name in matches])
-            raise ValueError(f"{printable(survey.root)}: {both} could both be the {split} split; keep one")
+            both = _listed([as_text(name) for name in matches])
+            raise ValueError(f"{as_text(survey.root)}: {both} could both be the {split} split; keep one")
         if matches:
             splits[split] = folders[matches[0]]
     if "train" not in splits:
         if splits and len(splits) == len(folders):
-            there = _listed([printable(os.path.basename(folder)) for folder in splits.values()])
-            raise ValueError(f"{printable(survey.root)}: there is {there} but no train folder; add train/")
+            there = _listed([as_text(os.path.basename(folder)) for folder in splits.values()])
+            raise ValueError(f"{as_text(survey.root)}: there is {there} but no train folder; add train/")
         return {"train": survey.root}  # a class may be called test
     for folder in splits.values():
         survey.folders.setdefault(_identity(os.stat(folder)), folder)
@@ -260,11 +260,11 @@ def _classes(survey: _Survey, folder: bytes, split: str) -> dict[str, bytes]:
     for inside in listing.folders:
         if survey.is_run(inside):
             continue
-        name = printable(os.path.basename(inside))
+        name = as_text(os.path.basename(inside))
         other = alike.setdefault(_alike(name), name)
         if other != name or name in named:
             raise ValueError(
-                f"{printable(folder)}: classes {other!r} and {name!r} differ only in case or in how letters "
+                f"{as_text(folder)}: classes {other!r} and {name!r} differ only in case or in how letters "
                 "are composed, and many file systems hold them for one; rename or merge them"
             )
         named[name] = inside
@@ -275,7 +275,7 @@ def _classes(survey: _Survey, folder: bytes, split: str) -> dict[str, bytes]:
     elif not named:
         there = f"{listing.images} images but no folders" if listing.images else "no folders and no images"
         raise ValueError(
-            f"{printable(folder)} holds {there}; make one folder per class with its images inside, "
+            f"{as_text(folder)} holds {there}; make one folder per class with its images inside, "
             "such as cat/1.jpg and dog/2.jpg"
         )
     elif listing.images:
@@ -333,7 +333,7 @@ def _listing(folder: bytes) -> _Listing:
                 else:
                     images += os.path.splitext(one.name)[1].lower() in IMAGES
     except OSError as error:
-        raise ValueError(f"{printable(folder)} cannot be read ({error.strerror})") from None
+        raise ValueError(f"{as_text(folder)} cannot be read ({error.strerror})") from None
     return replace(listing, images=images)
 
 

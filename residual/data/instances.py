@@ -4,7 +4,8 @@
     images/a.jpg     masks/a.png                 the same under plain names
     b/images/b.png   b/masks/1.png  2.png ...    the Data Science Bowl of 2018: white is the object
 
-Masks are read once, for their boxes, and kept as runs.
+Masks are read once, for their boxes, and kept as runs.  They are decoded in this process, bounded in pixels but not in
+time as images are, and a mask of many objects is looked through once for each.
 """
 
 from collections.abc import Callable, Iterator

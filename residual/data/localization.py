@@ -53,7 +53,8 @@ def is_imagenet(root: Path) -> bool:
 def read_imagenet(root: Path, *, progress: Progress | None = None) -> dict[str, ObjectImages]:
     """Train and validation images with boxes, as ImageSets/CLS-LOC lists them; train images without are passed over.
 
-    Corners are taken for continuous.  An annotation that tells of another class than the image's is in `problems`.
+    Corners are taken for continuous.  A train image whose annotation tells of another class than its folder is left
+    out, and in `problems`; of validation images nothing but the annotation tells the class.
     """
     inner = _ilsvrc(root)
     classes = _synsets(root, inner)
@@ -78,6 +79,10 @@ def read_imagenet(root: Path, *, progress: Progress | None = None) -> dict[str, 
                 problems.append(Problem(path=where, reason=str(problem)))
                 continue
             problems += [Problem(path=where, reason=reason) for reason in left_out]
+            told_of = {classes[label] for label in objects_here.labels.tolist()}
+            if "/" in name and (others := told_of - {name.split("/")[0]}):  # a list of train names n01/n01_1
+                problems.append(Problem(path=where, reason=f"it tells of {min(others)}, another class than its folder"))
+                continue
             paths.append(path)
             sizes.append(size)
             here.append(objects_here)

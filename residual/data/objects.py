@@ -44,6 +44,10 @@ class Objects:
     masks: Flags | None = None
     outlines: tuple[Outline | None, ...] | None = None
 
+    def __post_init__(self) -> None:
+        parts = (self.boxes, self.labels, self.aside, self.areas, self.masks, self.outlines)
+        assert len({len(part) for part in parts if part is not None}) == 1, "every object needs one of each"
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -1,5 +1,6 @@
 """Which images with objects are meant, and who reads them: `sources` for boxes and masks."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -8,12 +9,13 @@ from typing import Any
 
 import torch
 
-from residual.data.assemble import VALIDATION, Progress, held_out
+from residual.data.assemble import VALIDATION, Progress, held_out, read_all
 from residual.data.coco import read_coco
-from residual.data.decode import BadImage
+from residual.data.decode import BadImage, View
 from residual.data.header import size_of
 from residual.data.images import Problem
 from residual.data.instances import foldered, numbered, read_foldered, read_numbered
+from residual.data.loader import File
 from residual.data.localization import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
 from residual.data.objects import ObjectImages, joined
 from residual.data.scenes import draw_scenes
@@ -68,9 +70,13 @@ def open_objects(
     seed: int = 0,
     size: int = 128,
     validation: float | None = None,
+    workers: int = 0,
     progress: Progress | None = None,
 ) -> ObjectDataset:
     """Read images with boxes, and outlines where the data has them.
+
+    Every image is decoded once, so that a damaged one is told of now and not in the middle of a training; of 5,000
+    files and more in a split it is kept which are good, and they are not decoded again before one of them changes.
 
     where: "scenes", which are drawn, or a path: see KINDS.
     lists: of a VOCdevkit, "07+12" for the trainval images of both years, "07++12" for the test images of 2007 as well,
@@ -79,6 +85,7 @@ def open_objects(
     seed: decides what `scenes` draws, and which images are held out.  size: side of a scene, pixels.
     validation: share of the training images held out, by name; None holds out a fifth of a set that has neither
         validation nor test images.
+    workers: processes that decode, each bounded in time and memory; 0 decodes in this one.
     progress: called with (files read, files in all), once or more per split.
 
     Raises ValueError for what is not there, or is none of these.
@@ -92,7 +99,7 @@ def open_objects(
             odd = sorted(set(images.classes) ^ set(classes)) or ["their order"]
             raise ValueError(f"the classes of {split} differ from those of train: {', '.join(odd[:5])}")
         if images.pixels is None:
-            found[split] = _as_told(images, progress)
+            found[split] = _as_told(images, workers, progress)
     if not any((~here.aside).any() for here in found["train"].objects):
         problems = found["train"].problems
         why = f"; {problems[0].path}: {problems[0].reason}" if problems else ""
@@ -185,19 +192,25 @@ def _with_train(path: Path, found: dict[str, ObjectImages]) -> dict[str, ObjectI
     return {"train": next(iter(found.values()))}
 
 
-def _as_told(images: ObjectImages, progress: Progress | None) -> ObjectImages:
-    """Without the images that are none, or have another size than their annotation says."""
-    good, problems = [], []
+def _as_told(images: ObjectImages, workers: int, progress: Progress | None) -> ObjectImages:
+    """Without the images that are none, are damaged, or have another size than their annotation says."""
+    fitting, files, wrong = [], [], dict[int, str]()
     for number, (path, told) in enumerate(zip(images.paths, images.sizes, strict=True)):
         try:
             height, width = size_of(path)
             if (height, width) != told:
                 raise BadImage(f"it has {width}x{height} pixels, its annotation says {told[1]}x{told[0]}")
-            good.append(number)
+            status = path.stat()
         except BadImage as problem:
-            problems.append(Problem(path=images.names[number], reason=str(problem)))
-        if progress is not None:
-            progress(number + 1, len(images))
+            wrong[number] = str(problem)
+        else:
+            fitting.append(number)
+            stamp = (status.st_size, status.st_mtime_ns)
+            files.append(File(name=images.names[number], path=os.fsencode(path), stamp=stamp))
+    harvest = read_all(files, View(mode="L", size=1), 1, workers=workers, progress=progress)
+    wrong |= {fitting[place]: why for place, why in harvest.bad.items()}
+    good = [fitting[place] for place in harvest.good]
+    problems = [Problem(path=images.names[number], reason=why) for number, why in sorted(wrong.items())]
     if not problems:
         return images
     if not good:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from residual.data.assemble import Entry, Listing
-from residual.data.decode import BadImage
+from residual.data.decode import MAX_BYTES, BadImage
 from residual.data.loader import File
 from residual.data.split import SPELLINGS
 
@@ -24,6 +24,11 @@ IMAGE_COLUMNS = ("img", "image", "pixels", "photo")
 LABEL_COLUMNS = ("label", "fine_label", "labels", "class", "target")
 ROWS = 32  # read at once
 BUFFER = 1 << 20  # bytes of a file read at once
+MOST_ROWS = 20_000_000  # of a file
+MOST_CLASSES = 1_000_000
+HELD = 128 << 20, 1 << 30  # bytes of images read at once, least and most, however often one value is repeated
+UNPACKED = 64 << 20  # bytes of a row group that may have been packed as tightly as they like
+TIGHTEST = 20  # times that more may have been packed; photographs are hardly packed at all
 
 
 def find_parquet(path: Path) -> dict[str, list[Path]]:
@@ -76,6 +81,8 @@ def list_parquet(path: Path, tables: dict[str, list[Path]]) -> Listing:
                 cell = File(name=f"{name}:{row}", data=_Cell(table, row), stamp=stamp)
                 entries.append(Entry(file=cell, label=number, split=split))
     if classes is None:
+        if highest >= MOST_CLASSES:
+            raise ValueError(f"{path}: a label is {highest}, but there are at most {MOST_CLASSES:,} classes")
         classes = tuple(str(number) for number in range(highest + 1))
     if highest >= len(classes):
         raise ValueError(f"{path}: a label is {highest}, but there are {len(classes)} classes")
@@ -109,14 +116,24 @@ class _Table:
         self.path, self.name = path, name
         self.file = pyarrow.parquet.ParquetFile(path, buffer_size=BUFFER, pre_buffer=False)
         self.image_column, self.label_column = _columns(self.file.schema_arrow, name)
+        if self.file.metadata.num_rows > MOST_ROWS:
+            raise ValueError(f"{name} has {self.file.metadata.num_rows:,} rows, more than {MOST_ROWS:,}; split it")
         self.starts = [0]  # the first row of each row group, and the number of rows
         for group in range(self.file.metadata.num_row_groups):
             self.starts.append(self.starts[-1] + self.file.metadata.row_group(group).num_rows)
+        largest = max((self._unpacked(group) for group in range(len(self.starts) - 1)), default=0)
+        held = min(max(HELD[0], 4 * path.stat().st_size), HELD[1])
+        self.step = min(ROWS, max(1, held // max(1, largest)))  # rows at once
         self._reading = threading.Lock()
-        self._first, self._rows = 0, list[Any]()  # what was read last
+        self._first, self._rows = 0, list[Any]()  # what was read last: cells, still in Arrow's memory
         self._rest = self._batches(0)
 
     def labels(self) -> list[Any]:
+        import pyarrow
+
+        kind = self.file.schema_arrow.field(self.label_column).type
+        if pyarrow.types.is_nested(kind):
+            raise ValueError(f"{self.name}: its column {self.label_column} holds {kind}, which is no class number")
         rows: list[Any] = self.file.read(columns=[self.label_column]).column(0).to_pylist()
         return rows
 
@@ -138,23 +155,46 @@ class _Table:
                 cell = self._row(row)
             except (OSError, pyarrow.ArrowException) as error:
                 raise BadImage(f"its parquet file cannot be read ({error})") from None
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        return data if isinstance(data, bytes) else b""
+        if isinstance(cell, pyarrow.StructScalar) and cell.is_valid and cell.type.get_field_index("bytes") >= 0:
+            cell = cell["bytes"]
+        if isinstance(cell, pyarrow.DictionaryScalar):
+            cell = cell.value
+        if not isinstance(cell, pyarrow.BinaryScalar) or not cell.is_valid:
+            return b""
+        data = cell.as_buffer()
+        if data.size > MAX_BYTES:
+            raise BadImage(f"{data.size / 1e6:.1f} MB; an image file has at most {MAX_BYTES / 1e6:.0f} MB")
+        return bytes(data.to_pybytes())
 
     def _row(self, row: int) -> Any:
         end = self._first + len(self._rows)
         group = next(place for place, start in enumerate(self.starts[1:]) if row < start)
-        if row < self._first or self.starts[group] >= end + ROWS:  # going back, or skipping more than is read at once
+        skips = self.starts[group] >= end + self.step  # more than is read at once
+        if skips or row < self._first:
             self._first, self._rows = self.starts[group], []
             self._rest = self._batches(group)
         while row >= self._first + len(self._rows):
-            self._first += len(self._rows)
-            self._rows = next(self._rest).column(0).to_pylist()
+            self._first, self._rows = self._first + len(self._rows), []
+            self._rows = list(next(self._rest).column(0))
         return self._rows[row - self._first]
+
+    def _unpacked(self, group: int) -> int:
+        """Bytes of the images of a row group when they are unpacked.  Refuses what no images would be."""
+        told = self.file.metadata.row_group(group)
+        columns = [told.column(number) for number in range(told.num_columns)]
+        images = [each for each in columns if each.path_in_schema.split(".")[0] == self.image_column]
+        unpacked: int = sum(each.total_uncompressed_size for each in images)
+        packed: int = sum(each.total_compressed_size for each in images)
+        if unpacked > max(UNPACKED, min(TIGHTEST * packed, MAX_BYTES * told.num_rows)):
+            raise ValueError(
+                f"{self.name}: the {told.num_rows:,} images of its row group {group} are {packed:,} bytes that unpack "
+                f"to {unpacked:,}, as no photographs do; write it with fewer images per row group"
+            )
+        return unpacked
 
     def _batches(self, group: int) -> Iterator[Any]:
         groups = range(group, len(self.starts) - 1)
-        batches: Iterator[Any] = self.file.iter_batches(ROWS, row_groups=groups, columns=[self.image_column])
+        batches: Iterator[Any] = self.file.iter_batches(self.step, row_groups=groups, columns=[self.image_column])
         return batches
 
 

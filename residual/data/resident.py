@@ -14,8 +14,13 @@ from residual.data.transforms import Augmentation, Normalize, crop_and_flip, key
 
 def can_be_resident(images: Images | ImageFiles, augmentation: Augmentation) -> bool:
     """Whether the device can make the batches alone: images in memory, at most shifted and mirrored."""
+    return isinstance(images, Images) and is_simple(augmentation)
+
+
+def is_simple(augmentation: Augmentation) -> bool:
+    """Whether images are at most shifted and mirrored."""
     simple = Augmentation(crop=augmentation.crop, pad=augmentation.pad, flip=augmentation.flip)
-    return isinstance(images, Images) and augmentation == simple and augmentation.crop in ("none", "pad")
+    return augmentation == simple and augmentation.crop in ("none", "pad")
 
 
 class ResidentBatches:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from residual.data.assemble import Entry, Listing
-from residual.data.folder import IMAGES, printable
+from residual.data.folder import IMAGES, as_text
 from residual.data.images import Problem
 from residual.data.loader import File
 from residual.data.split import SPELLINGS
 
 LABEL_BYTES = 20  # a class number has fewer
+MOST = 10_000_000  # members of a tar file; all of ImageNet's images with their classes are 2.6 million
 SUFFIXES = tuple(suffix.decode() for suffix in IMAGES)
 
 
@@ -48,7 +49,7 @@ def list_shards(path: Path, shards: dict[str | None, list[Path]]) -> Listing:
             status = file.stat()
             stamp = (status.st_size, status.st_mtime_ns)
             for member in members(file):
-                name = f"{printable(os.fsencode(file.name))}:{member.name}"
+                name = f"{as_text(os.fsencode(file.name))}:{member.name}"
                 if member.label is None:
                     problems.append(Problem(path=name, reason="no .cls member and no folder says its class"))
                     continue
@@ -115,9 +116,20 @@ def members(path: Path) -> list[Member]:
 
 
 def _regular(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of the plain files in a tar file."""
+    """Name, offset and size of the plain files in a tar file.
+
+    Refuses members that do not follow each other inside the file: a negative size would lead back, without end.
+    """
+    length, last = path.stat().st_size, -1
     with tarfile.open(path, "r:") as archive:
-        for member in archive:
+        for count, member in enumerate(archive, start=1):
             archive.members = []  # type: ignore[attr-defined]  # or all of them would be kept
-            if member.isreg() and not member.issparse():
-                yield printable(os.fsencode(member.name)), member.offset_data, member.size
+            if count > MOST:
+                raise ValueError(f"it has more than {MOST:,} members")
+            plain = member.isreg() and not member.issparse()
+            fits = 0 <= member.size <= length - member.offset_data or not plain
+            if not (last < member.offset < member.offset_data <= length and fits):
+                raise ValueError(f"member {count}, of {member.size:,} bytes, does not lie behind the one before it")
+            last = member.offset
+            if plain:
+                yield as_text(os.fsencode(member.name)), member.offset_data, member.size

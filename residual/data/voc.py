@@ -92,11 +92,14 @@ def read_annotation(
                 raise BadAnnotation(f"<name> is {name[:40]!r}, none of the {len(place)} classes")
             corners = told.one("bndbox")
             left, top, right, bottom = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-            boxes.append(on_image((left - inclusive, top - inclusive, right, bottom), height, width))
-            labels.append(place[name])
-            aside.append(told.text("difficult", "0") == "1")
+            box = on_image((left - inclusive, top - inclusive, right, bottom), height, width)
+            difficult = told.text("difficult", "0") == "1"
         except ValueError as problem:
             left_out.append(f"object {number}: {problem}")
+            continue
+        boxes.append(box)
+        labels.append(place[name])
+        aside.append(difficult)
     return (height, width), objects(boxes, labels, aside), left_out
 
 

@@ -20,6 +20,8 @@ from residual.data.outlines import Outline, polygons, short
 from residual.data.split import SPELLINGS
 
 LARGEST = 4 << 20  # bytes of a text file
+LARGEST_YAML = 1 << 18  # the names of a thousand classes have 30 thousand
+LONGEST = 1_000  # letters of what may be a number in it
 NAMES = ("classes.txt", "names.txt", "obj.names")
 
 
@@ -212,9 +214,17 @@ def _description(root: Path, chosen: Path | None) -> dict[str, Any]:
             "instead"
         ) from error
     try:
-        told = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is not YAML that can be read: {' '.join(str(error).split())[:200]}") from error
+        text = _text(path, LARGEST_YAML)
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            word = event.value if isinstance(event, yaml.ScalarEvent) else ""
+            if isinstance(event, yaml.AliasEvent) or word == "<<":  # a few lines of them are billions
+                raise ValueError("it has aliases or merge keys (*name, <<); write what they stand for")
+            if len(word) > LONGEST and (event.implicit[0] or event.tag is not None):
+                raise ValueError(f"it has a word or number of {len(word):,} letters")
+        told = yaml.safe_load(text)
+    except Exception as error:  # what a tag promises and its text does not keep may raise anything
+        why = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{path} is not YAML that can be read: {why}") from error
     if not isinstance(told, dict):
         raise ValueError(f"{path} holds a {type(told).__name__}, not names and folders")
     return told
@@ -237,10 +247,10 @@ def _classes(root: Path, told: dict[str, Any]) -> tuple[str, ...]:
     return classes
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, largest: int = LARGEST) -> str:
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"{path.name} is larger than {LARGEST:,} bytes, which no description is")
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path.name} is larger than {largest:,} bytes, which no description is")
         return path.read_text(encoding="utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read ({error.strerror})") from None

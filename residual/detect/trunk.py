@@ -52,14 +52,15 @@ class Stages(nn.Module):
                 "activation, and those of a pre-activation network do not; use one of another order"
             )
         self.stem, self.stages, self.handed = net.stem, net.stages[:count], handed
-        self.checkpoint = net.description.checkpoint
+        self.checkpoint, self.draws = net.description.checkpoint, net.description.draws
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x, outputs = self.stem(images), []
         for stage in self.stages:
             assert isinstance(stage, nn.Sequential)
             for block in stage:
-                x = recomputed(block, x) if self.checkpoint and torch.is_grad_enabled() else block(x)
+                forget = self.checkpoint and torch.is_grad_enabled()
+                x = recomputed(block, x, draws=self.draws) if forget else block(x)
             outputs.append(as_tensor(x))
         return outputs[-self.handed :]
 

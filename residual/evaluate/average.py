@@ -6,7 +6,7 @@ The mean of weights is not the mean of batch-norm statistics: those are measured
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -57,22 +57,45 @@ def measure_statistics(
     count: int = STATISTICS,
     seed: int = 0,
 ) -> None:
-    """Replace the batch-norm statistics by those of `count` training images; a small set is seen once.
+    """Replace the batch-norm statistics by those of `count` training images, or of all where there are fewer.
 
-    augmentation: how the network saw them in training (nothing is mixed); None shows their centres.
+    Each is seen once.  augmentation: how the network saw them in training (nothing is mixed or repeated); None
+    shows their centres.
     """
-    as_trained = replace(augmentation or Augmentation(crop="none", flip=False), mixup=0.0, cutmix=0.0)
+    as_trained = replace(augmentation or Augmentation(crop="none", flip=False), mixup=0.0, cutmix=0.0, repeats=1)
+    count = min(count, len(images))
     size = min(1000, len(images), max(16, PIXELS_AT_ONCE // preprocessing.size**2))
-    place = torch.device(device)
+    place, many = torch.device(device), math.ceil(count / size)
 
     def batches() -> Iterator[Tensor]:
         stream = training_batches(
-            images, as_trained, Normalize(preprocessing, place), batch=size, seed=seed, start=0, device=place
+            images,
+            as_trained,
+            Normalize(preprocessing, place),
+            batch=size,
+            seed=seed,
+            start=0,
+            device=place,
+            shard=evenly(count, size),
         )
-        for batch in islice(stream, math.ceil(min(count, len(images)) / size)):
+        for batch in islice(stream, many):
             yield batch.images
 
     set_exact_statistics(model, batches())
+
+
+def evenly(count: int, size: int) -> Callable[[Tensor], Tensor]:
+    """`shard` of `training_batches` that makes one pass over `count` images of its batches of `size`, and no more.
+
+    A last batch cut short would count as much as a whole one, so all give way: their sizes differ by one at most.
+    """
+    many = math.ceil(count / size)
+
+    def positions(planned: Tensor) -> Tensor:
+        step = int(planned[0]) // size
+        return torch.arange(step * count // many, (step + 1) * count // many)
+
+    return positions
 
 
 def checkpoint_weights(path: Path) -> dict[str, dict[str, Tensor]]:

@@ -20,6 +20,7 @@ from residual.evaluate.kept import Kept
 from residual.evaluate.score import Scores, refuse_not_finite
 
 MISTAKES = 24
+MATRIX = 2000  # classes
 
 
 def evaluation(
@@ -34,6 +35,7 @@ def evaluation(
     """Plain JSON values.  scores: of these images, in their order; seed: of the interval's resampling.
 
     images: kept scores stand for them where they are not at hand; the mistakes then have no pictures.
+    The confusion matrix grows with the square of the classes: of more than 2,000 its list is empty.
     """
     if len(scores) != len(images) or not torch.equal(scores.labels, images.labels.cpu()):
         raise ValueError(f"these are scores of {len(scores)} other images, not of the {len(images)} given")
@@ -47,7 +49,7 @@ def evaluation(
         "interval": list(bootstrap_interval(scores.wrong, seed=seed)),
         "ece": calibration_error(rows),
         "per_class": per_class(scores, images.classes),
-        "confusion": confusion(scores).tolist(),
+        "confusion": confusion(scores).tolist() if len(images.classes) <= MATRIX else [],
         "reliability": [asdict(row) for row in rows],
         "mistakes": worst_mistakes(scores, images, mistakes),
     }

@@ -24,6 +24,7 @@ from residual.records import DurableFile, convert
 KEY = "residual-scores"
 FORMAT = 1
 READ_AT_ONCE = 1 << 28  # bytes
+MAX_CLASSES = 100_000  # all of ImageNet has 21,841
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +49,8 @@ class Contents:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"the scores have format {self.format}, this version of residual reads {FORMAT}")
+        if len(self.classes) > MAX_CLASSES:
+            raise ValueError(f"the scores are of {len(self.classes):,} classes; the limit is {MAX_CLASSES:,}")
         if not self.networks or not all(network.views for network in self.networks):
             raise ValueError("the scores are of no network or of no view")
 

@@ -3,7 +3,7 @@
 Shapes: N images, B of them at a time, K classes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.data.images import ImageFiles, Images
+from residual.data.synsets import synsets_of
 from residual.data.transforms import Normalize, Preprocessing, prepare
 from residual.evaluate.protocol import Protocol, one_crop
 
@@ -123,16 +124,28 @@ def refuse_not_finite(scores: Scores) -> None:
 def align(images: Images | ImageFiles, classes: tuple[str, ...]) -> Images | ImageFiles:
     """The same images with labels that count in the network's order of classes.
 
-    Refuses images of a class the network does not know.
+    Where the network's are all ImageNet's, each may be called by its WordNet id or its words: `synsets_of`.
+    Refuses images of a class the network does not know, and two classes that to the network are one.
     """
     if images.classes == classes:
         return images
-    unknown = [name for name in images.classes if name not in classes]
+    names, known = _by_synset(images.classes, classes)
+    unknown = [theirs for theirs, name in zip(images.classes, names, strict=True) if name not in known]
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(images.classes)} classes of the data are unknown to the network, first "
             f"{unknown[0]!r}; it knows {', '.join(classes[:20])}{', ...' if len(classes) > 20 else ''}. "
             "Rename the folders, or fine-tune the network on this data"
         )
-    place = torch.tensor([classes.index(name) for name in images.classes])
+    if len(set(names)) < len(names):
+        twice = next(name for place, name in enumerate(names) if name in names[:place])
+        alike = [repr(theirs) for theirs, name in zip(images.classes, names, strict=True) if name == twice]
+        raise ValueError(f"{' and '.join(alike)} of the data are one class to the network; put their images into one")
+    place = torch.tensor([known.index(name) for name in names])
     return replace(images, labels=place[images.labels], classes=classes)
+
+
+def _by_synset(data: tuple[str, ...], network: tuple[str, ...]) -> tuple[Sequence[str | None], Sequence[str]]:
+    """The names of both as WordNet ids where all the network's are ImageNet's, and otherwise as they stand."""
+    known = [synset for synset in synsets_of(network) if synset is not None]
+    return (synsets_of(data), known) if len(known) == len(network) else (data, network)

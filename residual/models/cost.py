@@ -1,4 +1,4 @@
-"""What a described network costs, by arithmetic: parameters and multiply-adds, stage by stage.
+"""What a described network costs, by arithmetic: layers, parameters and multiply-adds, stage by stage.
 
 Multiply-adds (MACs) count convolutions and the classifier, for one image; BN, ReLU, pooling and additions are
 left out, as in the paper's table 1.  No torch here.
@@ -112,6 +112,11 @@ def block(description: Description, unit: Unit, side: int) -> tuple[int, int]:
         gate_bias = c_out
     learned = sum(weights for weights, _ in convolutions) + 2 * sum(norms) + gate_bias
     return learned, sum(weights * positions for weights, positions in convolutions)
+
+
+def layers(description: Description) -> int:
+    """Weighted layers on the main path, as the paper counts: convolutions and the classifier, not projections."""
+    return (2 if description.block == "basic" else 3) * sum(description.depths) + 2
 
 
 def half(side: int) -> int:

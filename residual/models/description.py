@@ -135,6 +135,11 @@ class Description:
             )
 
     @property
+    def draws(self) -> bool:
+        """Whether a training step draws random numbers inside the network."""
+        return bool(self.stochastic_depth or self.dropout or self.shortcut == "dropout")
+
+    @property
     def outputs(self) -> tuple[int, ...]:
         """Channels that each stage hands on."""
         growth = 1 if self.block == "basic" else 4

@@ -50,7 +50,7 @@ class ResNet(nn.Module):
         for stage in self.stages:
             if forget:
                 for block in stage.children():
-                    x = recomputed(block, x)
+                    x = recomputed(block, x, draws=self.description.draws)
             else:
                 x = stage(x)
             outputs.append(x)
@@ -113,13 +113,16 @@ def initialize(net: nn.Module) -> None:
             nn.init.constant_(module.conv.bias, module.first_bias)
 
 
-def recomputed(block: nn.Module, x: Tensor) -> Tensor:
-    """The block's output; its inner activations are forgotten and computed again in the backward pass."""
+def recomputed(block: nn.Module, x: Tensor, *, draws: bool) -> Tensor:
+    """The block's output; its inner activations are forgotten and computed again in the backward pass.
+
+    draws: whether the block draws random numbers, which must then be the same ones.
+    """
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         return nullcontext(), spare_statistics(block)
 
-    return as_tensor(checkpoint(block, x, use_reentrant=False, context_fn=contexts))
+    return as_tensor(checkpoint(block, x, use_reentrant=False, preserve_rng_state=draws, context_fn=contexts))
 
 
 @contextmanager

@@ -184,7 +184,7 @@ def _style(axes: "Axes", title: str) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if axes.get_yscale() == "linear":
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if title.endswith("%") else 3, steps=[1, 2, 5, 10]))
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=6 if "%" in title else 3, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter("{x:g}")
     axes.set_title(title, loc="left", fontsize=12, color=MUTED, pad=9)
 
@@ -217,8 +217,9 @@ def _label_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
 def _count(axes: "Axes", end: float, what: str) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    whole = end >= 6  # an axis in tens of thousands of iterations may end at 0.06
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6 if whole else 4, integer=whole))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if whole else f"{value:g}"))
     axes.set_xlabel(what, color=MUTED)
     axes.set_xlim(0, end)
 

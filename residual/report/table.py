@@ -1,7 +1,8 @@
-"""results/ becomes README's table; a run folder becomes a file of results/.
+"""results/ becomes README's table; a run folder, or a reproduction's record, becomes a file of results/.
 
 python -m residual.report.table README.md results            # rewrite the table (make table)
 python -m residual.report.table --add RUN results/NAME.json "ROW"  # keep the record of a finished run
+cp runs/reproduce/figure1/record.json results/figure1.json     # keep the record of a reproduction as it is
 """
 
 import math
@@ -65,9 +66,42 @@ def row(path: Path, root: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def rows(path: Path, root: Path) -> list[str]:
+    """The lines of one file: of a run one; of a reproduction those that trainings gave, numbers first, then claims."""
+    kept = read_json(path, dict[str, Any])
+    if "experiment" not in kept:
+        return [row(path, root)]
+    link = f"[{path.stem}]({path.relative_to(root).as_posix()})"
+    lines = []
+    for each in kept["rows"]:
+        if each["seconds"] and each["ours"]:
+            half = "" if each["interval"] is None else f" ± {(each['interval'][1] - each['interval'][0]) / 2:.2f}"
+            paper = "-" if each["paper"] is None else f"{each['paper']['value']:g}"
+            cells = (
+                f"{kept['experiment']['name']}: {each['name']}, {each['unit']}{_short(each)}",
+                paper,
+                f"{each['mean']:.2f}{half}: {each['verdict']}" if each["paper"] else f"{each['mean']:.2f}{half}",
+                str(each["n"]),
+                link,
+            )
+            lines.append(f"| {' | '.join(cells)} |")
+    for each in kept["claims"]:
+        if each["p"] is not None:
+            runs = min(len(values) for values in each["numbers"].values())
+            claim = f"{kept['experiment']['name']}: {each['text']}{_short(each)}"
+            lines.append(f"| {claim} | claimed | {each['verdict']}, p = {each['p']:.2g} | {runs} each | {link} |")
+    return lines
+
+
+def _short(each: dict[str, Any]) -> str:
+    """How much of the full length was trained, where it was not all."""
+    short = each["short"]
+    return "" if short is None else f" ({short['iterations']:,} of {short['of']:,} iterations)"
+
+
 def table(results: Path, root: Path) -> str:
-    """The whole table, one line for each file of results/, by path."""
-    return "\n".join([HEAD, *(row(path, root) for path in sorted(results.rglob("*.json")))])
+    """The whole table, the lines of each file of results/, by path."""
+    return "\n".join([HEAD, *(line for path in sorted(results.rglob("*.json")) for line in rows(path, root))])
 
 
 def renewed(text: str, rows: str) -> str:

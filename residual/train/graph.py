@@ -21,7 +21,7 @@ Drawn = TypeVar("Drawn", covariant=True)
 Outcome = tuple[Tensor, dict[str, Tensor]]  # the loss, and what was measured beside it
 
 EAGER = 3  # iterations before the capture: they choose algorithms and allocate what the graph then finds in place
-ALONE = threading.Lock()  # for captures, and for whoever seeds and draws from torch's generator: all threads share it
+ALONE = threading.Lock()  # for captures, and for drawing first weights: all threads share torch's generator
 
 
 class Resident(Protocol[Drawn]):
@@ -37,12 +37,14 @@ class Resident(Protocol[Drawn]):
 class Iteration:
     """A function of the device, run as it is at first and replayed as a graph from then on where there is CUDA.
 
-    What it returns is overwritten by the next call.
+    What it returns is overwritten by the next call.  It is captured on the caller's stream, or where that is the
+    default one, which cannot capture, on a stream of its own.  PyTorch has only 32 streams to give and then gives the
+    first again, so whoever trains many networks side by side gives each thread one stream and keeps it.
     """
 
     def __init__(self, function: Callable[[], Outcome], device: torch.device) -> None:
         self.function, self.device = function, device
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self.stream = _stream(device) if device.type == "cuda" else None
         self.graph: torch.cuda.CUDAGraph | None = None
         self.calls = 0
         self.outcome: Outcome
@@ -65,6 +67,13 @@ class Iteration:
             self.graph = graph
         self.graph.replay()
         return self.outcome
+
+
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    around = torch.cuda.current_stream(device)
+    if around != torch.cuda.default_stream(device):
+        return around
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def fit_resident(

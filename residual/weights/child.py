@@ -1,7 +1,10 @@
 """Somebody's file is read in a process of its own, bounded in memory and in time, that executes nothing in it.
 
 The worst that a hostile file can do is to end that process.  It knows no torch (26 MB where PyTorch takes 550),
-and hands the numbers on through a temporary file.
+gets of our environment what Python needs to start, and hands the numbers on through a temporary file.
+
+Bounded are everywhere: processor time, time on the clock, and the bytes written.  Memory is on Linux alone, where
+the address space can be (RLIMIT_AS); elsewhere each container's own limits on what a file may unfold to must do.
 """
 
 import contextlib
@@ -25,6 +28,15 @@ SECONDS = 8  # of processor time, and one more for every
 PER_SECOND = 32 << 20  # bytes of the file
 PATIENCE = 5  # times as long may pass on the clock, for a machine that is busy with other things
 UNFOLDED = 64 << 20  # bytes that tensors may take beyond twice the file: those that share numbers, or are compressed
+ENVIRONMENT = (  # of ours, what a child keeps: where Python and its libraries are, and how names are written
+    "PATH",
+    "PYTHONHOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+)
 REFUSED = 2  # exit status of a child that has said why
 TEXT = 4000  # characters of what it says
 
@@ -38,7 +50,7 @@ def read_apart(path: str | os.PathLike[str], container: Container) -> "dict[str,
     from safetensors.torch import load_file
 
     seconds = _seconds(Path(path).stat().st_size)
-    environment = os.environ | {
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ} | {
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).resolve().parents[2]), *filter(None, sys.path)]),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",

@@ -10,8 +10,10 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+from urllib.parse import urlsplit
 
 from residual.records import sync_folder
 from residual.weights.files import MAX_FILE, BadWeights
@@ -52,6 +54,21 @@ def download(url: str, target: Path, *, digest: str, algorithm: str = "sha256", 
         sync_folder(target.parent)
 
 
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows from https to https only, where anybody on the way could otherwise answer; urllib follows anywhere."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        if urlsplit(newurl).scheme not in ("https", *(["http"] if req.type == "http" else [])):
+            fp.close()
+            raise BadWeights(
+                f"{req.full_url} was not fetched: the server sends us on to {newurl[:200]!r}, away from https; fetch "
+                "the file by hand if you trust that place, and give its path"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
 def hashed(file: BinaryIO, algorithm: str) -> str:
     """The hash of a whole file."""
     file.seek(0)
@@ -68,7 +85,7 @@ def _fetch(url: str, file: BinaryIO, tell: Tell | None) -> bool:
     if there:
         request.add_header("Range", f"bytes={there}-")
     try:
-        answer = urllib.request.urlopen(request, timeout=SILENCE)
+        answer = urllib.request.build_opener(SafeRedirects).open(request, timeout=SILENCE)
     except urllib.error.HTTPError as problem:
         problem.close()
         if problem.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE and there:

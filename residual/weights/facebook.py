@@ -136,7 +136,8 @@ def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
 def preprocessing(description: Description) -> Preprocessing:
     """As fb.resnet.torch prepares the images of ImageNet and of CIFAR."""
     if description.stem == "imagenet":
-        return replace(TORCHVISION, size=description.image, resize=round(description.image * 256 / 224))
+        resize = round(description.image * 256 / 224)
+        return replace(TORCHVISION, size=description.image, resize=resize, interpolation="bicubic")  # Scale's default
     mean, std = CIFAR.get(description.classes, CIFAR[10])
     return Preprocessing(size=description.image, mean=mean, std=std)
 

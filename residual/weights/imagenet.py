@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from residual.data.synsets import synsets
 from residual.data.transforms import Preprocessing
 
 MEAN = (123.675, 116.28, 103.53)  # 255 x (0.485, 0.456, 0.406), red green blue
@@ -21,7 +22,4 @@ def classes(count: int) -> tuple[str, ...]:
     """Names for `count` outputs: ImageNet's in the order of their synsets if there are 1,000, else numbers."""
     if count != 1000:
         return tuple(f"class {place}" for place in range(count))
-    from torchvision.models import ResNet18_Weights  # here, for it takes a second
-
-    names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    return tuple(names)
+    return tuple(synsets().values())

@@ -62,7 +62,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
 def header(path: str | os.PathLike[str]) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Shapes by name, and the metadata, of anybody's safetensors file."""
     with open_file(path) as file:
-        return read_header(file.read())
+        length = int.from_bytes(file.read(8), "little")
+        file.seek(0)
+        return read_header(file.read(8 + min(length, MAX_HEADER)), size=os.fstat(file.fileno()).st_size)
 
 
 def read_bare(path: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -79,10 +81,13 @@ def save_bare(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> No
     write_durably(Path(path), safetensors.torch.save(kept, {"format": "pt"}))
 
 
-def read_header(data: bytes) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Shapes by name, and the metadata."""
-    length = int.from_bytes(data[:8], "little")
-    if len(data) < 8 or length > len(data) - 8:
+def read_header(data: bytes, size: int | None = None) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes by name, and the metadata.
+
+    data: the file, or its beginning; size: of the whole file, bytes.
+    """
+    length, size = int.from_bytes(data[:8], "little"), len(data) if size is None else size
+    if size < 8 or length > size - 8:
         raise BadWeights(
             "it is not a sound safetensors file: its header is longer than the file or cut short; fetch it again"
         )

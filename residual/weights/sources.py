@@ -5,6 +5,7 @@ A container (how bytes become named tensors) is known by its content, a layout (
 
 import io
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -38,6 +39,7 @@ from residual.weights.containers import recognise
 from residual.weights.download import Tell, hashed
 from residual.weights.download import download as fetch
 from residual.weights.files import BadWeights, naming, open_file
+from residual.weights.protobuf import MEAN_FILE
 
 WEIGHTS = "model.safetensors"  # in a run folder
 OURS = "residual"
@@ -85,13 +87,15 @@ def load(
         `weights`, the name of a network that somebody has published.
     weights: whose, and which if there are several: "torchvision", "timm/a1_in1k".
     download: whether a published file that is not here yet may be fetched.
-    sha256: refuse the file unless this is its hash, or begins it.
+    sha256: refuse the file unless this is its hash, or begins it: eight digits at least.
     Draws no random numbers.  Refuses, as `BadWeights`, whatever is not exactly a network we know.
     """
+    if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{8,64}", sha256):
+        raise BadWeights(f"sha256 {sha256!r} pins no file: it has eight to 64 digits, 0 to 9 and a to f")
     if weights is not None:
         source = obtain(os.fspath(source), weights, download=download)
     path = locate(source)
-    if sha256 is not None and not (found := _hashes(path)["sha256"]).startswith(sha256.lower()):
+    if sha256 is not None and not (found := _hash(path, "sha256")).startswith(sha256.lower()):
         raise BadWeights(f"{str(path)!r} has sha256 {found}, expected {sha256}: another file, or damaged")
     tensors, card = read(path)
     return assembled(tensors, card)
@@ -116,7 +120,8 @@ def read(source: str | os.PathLike[str], *, layout: str | None = None) -> tuple[
     """
     path = locate(source)
     with naming(path):
-        return _converted(path, _open(path), layout, _hashes(path))
+        opened = _open(path)
+        return _converted(path, opened, layout, {} if opened.is_ours else _hashes(path))
 
 
 def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, layout: str | None = None) -> Card:
@@ -179,13 +184,21 @@ def inspect(source: str | os.PathLike[str], *, layout: str | None = None) -> dic
 
 
 def obtain(network: str, weights: str, *, download: bool = False, tell: Tell | None = None) -> Path:
-    """Where a published file lies on this machine; fetched first if it is not there and `download` says so."""
+    """Where a published file lies on this machine; fetched first if it is not there and `download` says so.
+
+    Refuses a file there whose hash is no longer its publisher's.
+    """
     known = published.find(network, weights)
     path = cache_folder() / "weights" / known.family / known.file
+    command = shlex.join(["residual", "weights", "download", known.network, known.weights])
     if path.is_file():
+        if not (found := _hash(path, known.algorithm)).startswith(known.hashes[0]):
+            raise BadWeights(
+                f"{str(path)!r} has {known.algorithm} {found}, its publisher's begins with {known.hashes[0]}: it was "
+                f"damaged or changed since it was fetched; delete it and fetch it again: {command}"
+            )
         return path
     if not download:
-        command = shlex.join(["residual", "weights", "download", known.network, known.weights])
         raise BadWeights(
             f"the weights {known.weights} of {known.network} are not on this machine, and nothing is fetched unasked; "
             f"fetch them: {command}, or load(..., download=True) ({known.url})"
@@ -254,6 +267,8 @@ def _converted(
     history = {**card.history, "file": path.name, "sha256": hashes["sha256"]}
     if others:
         history["stored_as"] = ", ".join(others)
+    if MEAN_FILE in opened.tensors:
+        history["mean_file_sha256"] = _hash(path.with_name(MEAN_FILE), "sha256")
     if known := published.by_hash(hashes):
         history.pop("assumed", None)
         history["published"] = published.claim(known)
@@ -266,6 +281,12 @@ def _layout(opened: _Opened, name: str | None) -> Layout:
     if name is not None:
         for layout in LAYOUTS:
             if name == layout.NAME:
+                names = torchvision if layout is timm else layout  # theirs are the same
+                if not names.recognises(opened.tensors):
+                    raise BadWeights(
+                        f"its names are not those of {name}'s networks ({_few(opened)}); leave the layout out and the "
+                        "names decide, or see residual weights inspect FILE"
+                    )
                 return layout
         raise BadWeights(f"no layout is called {name!r}; there are: {', '.join(layout.NAME for layout in LAYOUTS)}")
     for layout in LAYOUTS:
@@ -274,11 +295,14 @@ def _layout(opened: _Opened, name: str | None) -> Layout:
             return timm if layout is torchvision and opened.container == safetensors.NAME else layout
     if {"stem.conv.weight", "classifier.weight"} <= opened.tensors.keys():
         raise BadWeights("it has our names but no card; save it with residual.weights.safetensors.save")
-    few = ", ".join(sorted(opened.tensors)[:3])
     raise BadWeights(
-        f"its names ({few[:200]}, ...) are of no layout we convert; there are: "
+        f"its names ({_few(opened)}) are of no layout we convert; there are: "
         f"{', '.join(layout.NAME for layout in LAYOUTS)}"
     )
+
+
+def _few(opened: _Opened) -> str:
+    return f"{', '.join(sorted(opened.tensors)[:3])[:200]}, ..."
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -288,5 +312,12 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _hashes(path: Path) -> dict[str, str]:
+    """By algorithm, what publishers know a file by: MD5 none that are safetensors, as ours are."""
+    with naming(path):
+        algorithms = ("sha256",) if _is_safetensors(path) else ("sha256", "md5")
+    return {algorithm: _hash(path, algorithm) for algorithm in algorithms}
+
+
+def _hash(path: Path, algorithm: str) -> str:
     with naming(path), open_file(path) as file:
-        return {algorithm: hashed(file, algorithm) for algorithm in ("sha256", "md5")}
+        return hashed(file, algorithm)

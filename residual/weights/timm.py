@@ -25,7 +25,7 @@ def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
     made, card = torchvision.convert(tensors)
     assumed = (
         "images as most of timm's ResNets see them (resized to 235 by bicubic interpolation, 224 cut from the "
-        "centre, mean and deviation of ImageNet; some differ: see its pretrained_cfg), classes in ImageNet's order"
+        f"centre, mean and deviation of ImageNet; some differ: see its pretrained_cfg), {torchvision.UNTOLD}"
     )
     history = {"layout": NAME, "source": SOURCE, "assumed": assumed}
     return made, replace(card, preprocessing=imagenet.TIMM, history=history)

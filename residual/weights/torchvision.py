@@ -22,6 +22,10 @@ STAGE = r"layer([1-9])\.(0|[1-9]\d{0,3})"
 PARTS = {"conv1": "stem.conv", "bn1": "stem.norm", "fc": "classifier"}
 SHORTCUT = {"0": "conv", "1": "norm"}
 STAGES = 4
+UNTOLD = (  # by names and shapes, and different in files that came from Caffe under these names
+    "classes in ImageNet's order, channels red green blue, stride in the 3x3 of a bottleneck; residual weights doctor "
+    "measures what fits better"
+)
 
 
 def recognises(tensors: Mapping[str, object]) -> bool:
@@ -33,6 +37,7 @@ def recognises(tensors: Mapping[str, object]) -> bool:
 def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
     """Our tensors and their card: the network from the shapes, the preprocessing as torchvision's first weights."""
     _refuse_relatives(tensors)
+    _refuse_small_stem(tensors)
     made = renamed(tensors, ours, "torchvision's ResNets")
     count_batches(made)
     description = describe(shapes_of(made))
@@ -45,7 +50,7 @@ def convert(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Card]:
             "layout": NAME,
             "source": SOURCE,
             "assumed": "images as torchvision's first weights saw them (resized to 256 by bilinear interpolation, "
-            "224 cut from the centre, mean and deviation of ImageNet), classes in ImageNet's order",
+            f"224 cut from the centre, mean and deviation of ImageNet), {UNTOLD}",
         },
     )
     return made, card
@@ -100,6 +105,18 @@ def _refuse_relatives(tensors: Mapping[str, Tensor]) -> None:
         raise BadWeights(
             "it has no classifier (fc.weight), so it is a backbone, not a network that answers; "
             "take the file that it was cut from"
+        )
+
+
+def _refuse_small_stem(tensors: Mapping[str, Tensor]) -> None:
+    """Names and shapes leave open what follows a 3x3 stem: a guess would be another network, in silence."""
+    stem = tensors.get("conv1.weight")
+    if stem is not None and tuple(stem.shape[2:]) == (3, 3):
+        raise BadWeights(
+            "its first convolution is 3x3, as people make it for small images, and the file does not say with which "
+            "stride, nor whether pooling follows; if you know that it has stride 1 and no pooling, rename the tensors "
+            'by residual.weights.torchvision.ours and save them with a Card whose model has stem="cifar" '
+            "(residual.weights.safetensors.save); others are not converted"
         )
 
 

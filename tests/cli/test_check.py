@@ -26,6 +26,19 @@ def test_what_is_wrong_with_the_data_is_listed(say: Callable[..., Any], untidy: 
     assert said.out.splitlines()[-1] == f"Next: residual train --model resnet18 --data {untidy}"
 
 
+def test_names_of_classes_and_of_the_folder_cannot_steer_the_terminal(
+    say: Callable[..., Any], cats_and_dogs: Path, quiet_place: Path
+):
+    evil = quiet_place / "\x1b[2Jpets"
+    cats_and_dogs.rename(evil)
+    (evil / "cat").rename(evil / "\x1b]0;cat\x07")
+    for words in (("check", evil), ("pack", evil, quiet_place / "packed")):
+        said = say("data", *words, *QUIET)
+        assert (said.code, said.err) == (0, "")
+        assert "\x1b" not in said.out
+        assert "\x07" not in said.out
+
+
 def test_json_of_a_check_parses(say: Callable[..., Any], untidy: Path):
     found = json.loads(say("data", "check", untidy, "--json", *QUIET).out)
     assert len(found["problems"]) == 1

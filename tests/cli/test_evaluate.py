@@ -323,6 +323,7 @@ REFUSED = {
     "an ensemble with nobody": (("--ensemble", "nowhere"), ["'nowhere'"]),
     "other classes": (("--ensemble", "pets-net"), ["only one has"]),
     "weights of other classes": (("--swa", "pets-net"), ["whose classes are the same", "--ensemble"]),
+    "one file for two": (("--out", "x", "--keep-scores", "./x"), ["--out and --keep-scores both name x"]),
     "scores kept nowhere": (("--keep-scores", "no/where"), ["no folder no"]),
 }
 

@@ -126,12 +126,12 @@ def test_what_cannot_be_done_is_refused_with_the_way_out(
 def test_a_published_file_is_fetched_checked_and_inspected(
     say: Callable[..., Any], shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    def answer(request: Any, timeout: float) -> Any:
+    def answer(opener: object, request: Any, timeout: float) -> Any:
         assert request.full_url.endswith("/resnet20-12fca82f.th")
         file = (shared_data / "weights" / "resnet20-12fca82f.th").open("rb")
         return urllib.response.addinfourl(file, http.client.HTTPMessage(), request.full_url, 200)
 
-    monkeypatch.setattr("urllib.request.urlopen", answer)
+    monkeypatch.setattr("urllib.request.OpenerDirector.open", answer)
     said = say("weights", "download", "resnet20", "akamaster")
     assert (said.code, said.err) == (0, "")
     path, step = said.out.splitlines()

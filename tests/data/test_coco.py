@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from residual.data import coco
 from residual.data.coco import read_coco
 
 TOLD = {
@@ -109,6 +110,24 @@ def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes:
 def test_a_file_whose_frame_is_wrong_is_refused(tmp_path: Path, told: Any, reason: str):
     with pytest.raises(ValueError, match=reason):
         read_coco(written(tmp_path, told))
+
+
+@pytest.mark.parametrize(("bracket", "most", "what"), [(b"{", 4, "images and annotations"), (b"[", 4, "lists")])
+def test_more_than_memory_may_hold_is_refused_before_it_is_parsed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bracket: bytes, most: int, what: str
+):
+    path = written(tmp_path, TOLD)
+    monkeypatch.setattr(coco.json, "loads", lambda data: pytest.fail("it was parsed"))
+    monkeypatch.setitem(coco.MOST, bracket, most)
+    with pytest.raises(ValueError, match=f"has . {what}.*, more than 4.*split it"):
+        read_coco(path)
+
+
+def test_a_file_of_half_a_gigabyte_is_not_opened(tmp_path: Path):
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate((1 << 29) + 1)
+    with pytest.raises(ValueError, match="larger than 536,870,912 bytes"):
+        read_coco(tmp_path / "a.json")
 
 
 plain = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4))

@@ -1,4 +1,4 @@
-from residual.data.folder import printable
+from residual.data.folder import as_text
 from residual.data.sources import open_dataset
 
 
@@ -53,7 +53,7 @@ def test_a_class_missing_from_validation_does_not_shift_the_others(tmp_path, dra
 
 
 def test_names_that_are_no_text_are_shown_all_the_same():
-    assert printable(b"caf\xc3\xa9 \xff.png") == "café \\xff.png"
+    assert as_text(b"caf\xc3\xa9 \xff.png") == "café \\xff.png"
 
 
 def test_the_folders_of_trainings_are_no_classes(pets, draw):

@@ -204,6 +204,7 @@ def kill_at_random(files: list[File], times: int, how: signal.Signals, seed: int
     """Decode while a thread kills or stops a random process every so often."""
     rng, done = random.Random(seed), threading.Event()
     pool = Pool(workers=2, silence=1.0)
+    seen: list[object] = []
 
     def strike() -> None:
         left = times
@@ -214,6 +215,9 @@ def kill_at_random(files: list[File], times: int, how: signal.Signals, seed: int
                 try:
                     os.kill(with_pid, how)
                     left -= 1
+                    passed = len(seen) + 2 * len(files)  # a file that ends two processes is bad: not the same one twice
+                    while how is signal.SIGKILL and len(seen) < passed and not done.is_set():
+                        time.sleep(0.02)
                 except ProcessLookupError:
                     pass
             if how is signal.SIGSTOP:
@@ -223,7 +227,6 @@ def kill_at_random(files: list[File], times: int, how: signal.Signals, seed: int
     thread.start()
     try:
         with pool:
-            seen: list[object] = []
             while thread.is_alive() or not seen:
                 seen += numbers(pool.decode(files, WHOLE))
     finally:

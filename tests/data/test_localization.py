@@ -80,6 +80,18 @@ def test_imagenet_is_read_where_there_are_boxes(imagenet: Path):
     assert found["validation"].objects[0].boxes.tolist() == [[0, 4, 50, 9]]
 
 
+def test_a_train_image_whose_annotation_tells_of_another_class_is_left_out(imagenet: Path):
+    inner = imagenet / "ILSVRC"
+    told = inner / "Annotations" / "CLS-LOC" / "train"
+    (told / "n01").mkdir()
+    (told / "n01" / "n01_1.xml").write_text((told / "n02" / "n02_2.xml").read_text())
+    train = read_imagenet(imagenet)["train"]
+    assert train.names == ("ILSVRC/Data/CLS-LOC/train/n02/n02_2.JPEG",)
+    assert [(one.path, one.reason) for one in train.problems] == [
+        ("ILSVRC/Annotations/CLS-LOC/train/n01/n01_1.xml", "it tells of n02, another class than its folder")
+    ]
+
+
 def test_a_list_that_names_an_absent_image_is_refused(imagenet: Path):
     (imagenet / "ILSVRC" / "ImageSets" / "CLS-LOC" / "val.txt").write_text("v_1 1\nv_2 2\n")
     with pytest.raises(ValueError, match="lists v_2, but there is no"):

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from residual.data import kept, loader
 from residual.data import open_objects as door
+from residual.data.load_objects import pictures
 from residual.data.open_objects import hold_out, open_objects, to_evaluate
 
 Draw = Callable[..., Path]
@@ -140,6 +142,37 @@ def test_an_image_of_another_size_than_told_is_left_out_and_listed(tmp_path: Pat
         "all2.jpg": "it has 40x50 pixels, its annotation says 50x40",
         "all3.jpg": "not an image (JPEG, PNG, WebP, BMP and GIF are read)",
     }
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_left_out_at_opening_and_listed(tmp_path: Path, draw: Draw, workers: int):
+    coco(tmp_path, draw, "all.json", 6)
+    half = tmp_path / "images" / "all2.jpg"
+    half.write_bytes(half.read_bytes()[: half.stat().st_size // 2])  # its header is whole
+    steps: list[tuple[int, int]] = []
+    data = open_objects(str(tmp_path), workers=workers, progress=lambda done, total: steps.append((done, total)))
+    assert steps[-1] == (6, 6)
+    assert [one.path for one in data.problems] == ["all2.jpg"]
+    assert "cut short" in data.problems[0].reason
+    for images in data.splits().values():
+        assert "all2.jpg" not in images.names
+        assert len(list(pictures(images))) == len(images)
+
+
+def test_of_many_images_it_is_kept_which_are_good(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(kept, "FEWEST", 5)
+    coco(tmp_path, draw, "all.json", 6)
+    bad = tmp_path / "images" / "all2.jpg"
+    bad.write_bytes(bad.read_bytes()[: bad.stat().st_size // 2])
+    first = open_objects(str(tmp_path))
+    assert [one.path for one in first.problems] == ["all2.jpg"]
+    real = loader.Pool.decode
+    monkeypatch.setattr(loader.Pool, "decode", lambda *_, **__: pytest.fail("decoded again"))
+    again = open_objects(str(tmp_path))
+    assert (again.problems, again.train.names) == (first.problems, first.train.names)
+    monkeypatch.setattr(loader.Pool, "decode", real)
+    draw(bad, size=(50, 40))
+    assert not open_objects(str(tmp_path)).problems
 
 
 def test_what_is_held_out_depends_on_names_and_seed_alone(tmp_path: Path, draw: Draw):

@@ -153,3 +153,10 @@ def test_objects_of_masks_have_their_boxes_and_areas():
     assert found.boxes.tolist() == [[3, 2, 7, 4]]
     assert found.areas.tolist() == [8]
     assert (with_masks(found, 6, 8).masks == mask).all()
+
+
+def test_parts_of_objects_that_differ_in_length_cannot_be():
+    with pytest.raises(AssertionError, match="one of each"):
+        objects([[0, 0, 1, 1]], [])
+    with pytest.raises(AssertionError, match="one of each"):
+        objects([[0, 0, 1, 1], [0, 0, 2, 2]], [0, 1], [False])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from residual.data.decode import BadImage
 from residual.data.sources import list_images, open_dataset
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -108,6 +109,64 @@ def test_images_stay_in_their_files_and_come_in_any_order(tmp_path):
     assert not any(isinstance(cell, bytes) for cell in cells)
     for order in (range(130), range(129, -1, -1), [5, 100, 99, 6, 49, 50, 51, 0, 129, 129]):
         assert all(cells[row].read() == images[row] for row in order)
+
+
+@pytest.mark.parametrize("repeated", [1, 200])
+def test_images_that_unpack_to_a_multiple_of_their_bytes_are_refused_unread(tmp_path, repeated):
+    """70 MB of zeros in a file of kilobytes, as pages of their own and as one value that is referred to."""
+    rows = [bytes(70_000_000 // repeated) + bytes([number % 2]) for number in range(repeated)]
+    parquet.write_table(
+        pyarrow.table({"img": rows, "label": [number % 2 for number in range(repeated)]}),
+        tmp_path / "train.parquet", compression="zstd", use_dictionary=False,
+    )  # fmt: skip
+    assert (tmp_path / "train.parquet").stat().st_size < 100_000
+    before = pyarrow.total_allocated_bytes()
+    with pytest.raises(ValueError, match=r"row group 0 are .* bytes that unpack to 70,0.*fewer images per row group"):
+        open_dataset(str(tmp_path))
+    assert pyarrow.total_allocated_bytes() - before < 1_000_000
+
+
+def test_one_value_referred_to_by_many_rows_is_not_multiplied_in_memory(tmp_path):
+    value = pyarrow.array([bytes(18_000_000)])  # less than the 20 MB that an image file may have
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 64), value)
+    parquet.write_table(
+        pyarrow.table({"img": rows, "label": [0, 1] * 32}),
+        tmp_path / "train.parquet", compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False,
+    )  # fmt: skip
+    assert (tmp_path / "train.parquet").stat().st_size < 100_000
+    for entry in list_images(tmp_path).entries[:16]:
+        assert len(entry.file.data.read()) == 18_000_000
+        assert len(entry.file.data.table._rows) * 18_000_000 <= 128 << 20  # rows read at once
+
+
+def test_images_of_a_dictionary_column_are_read(tmp_path):
+    images = pyarrow.array([png(0), png(1), png(0), png(1)]).dictionary_encode()
+    parquet.write_table(pyarrow.table({"img": images, "label": [0, 1, 0, 1]}), tmp_path / "train.parquet")
+    assert [entry.file.data.read() for entry in list_images(tmp_path).entries] == [png(0), png(1)] * 2
+
+
+def test_an_image_larger_than_one_may_be_is_refused_before_it_is_copied(tmp_path):
+    write(tmp_path / "train.parquet", [*cells(3), {"bytes": bytes(20_000_001), "path": None}], [0, 1, 0, 1])
+    large = list_images(tmp_path).entries[3].file.data
+    with pytest.raises(BadImage, match=r"20\.0 MB; an image file has at most 20 MB"):
+        large.read()
+
+
+@pytest.mark.parametrize(
+    ("labels", "reason"),
+    [([0, 10**11], "label is 100000000000, but there are at most 1,000,000 classes"), ([[0], [1]], "no class number")],
+)
+def test_labels_that_ask_for_too_many_classes_are_refused(tmp_path, labels, reason):
+    write(tmp_path / "train.parquet", cells(2), labels, names=None)
+    with pytest.raises(ValueError, match=reason):
+        open_dataset(str(tmp_path))
+
+
+def test_rows_are_bounded_in_number(tmp_path, monkeypatch):
+    write(tmp_path / "train.parquet", cells(4), [0, 1, 0, 1])
+    monkeypatch.setattr("residual.data.parquet.MOST_ROWS", 3)
+    with pytest.raises(ValueError, match="has 4 rows, more than 3; split it"):
+        open_dataset(str(tmp_path))
 
 
 def test_memory_stays_flat_over_a_parquet_file(tmp_path):

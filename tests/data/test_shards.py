@@ -1,11 +1,14 @@
 import io
 import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from residual.data import shards
+from residual.data.shards import members
 from residual.data.sources import open_dataset
 
 
@@ -83,3 +86,47 @@ def test_shards_whose_split_is_unclear_are_refused(tmp_path, names, match):
         write(tmp_path / name, labelled(range(3)))
     with pytest.raises(ValueError, match=match):
         open_dataset(str(tmp_path))
+
+
+def turned_back(path: Path, size: int) -> None:
+    """Give the second member of a tar file another size, in base 256, and the checksum that goes with it."""
+    data = bytearray(path.read_bytes())
+    start = 512 + 512 * -(-int(data[124:136].strip(b"\0 "), 8) // 512)
+    header = data[start : start + 512]
+    header[124:136] = b"\xff" + (size % 256**11).to_bytes(11, "big") if size < 0 else b"\x80" + size.to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header) - sum(header[148:156]) + 8 * ord(" "))
+    data[start : start + 512] = header
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("size", [-512, -1024, -(10**9), 10**9, 1 << 80])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE, b"Z"])
+def test_sizes_that_lead_back_or_out_of_the_file_end_the_reading(tmp_path, size, kind):
+    with tarfile.open(tmp_path / "train.tar", "w", format=tarfile.GNU_FORMAT) as archive:
+        for name in ("cat/1.png", "cat/2.png", "dog/1.png"):
+            info = tarfile.TarInfo(name)
+            info.size, info.type = 600, kind if name == "cat/2.png" else tarfile.REGTYPE
+            archive.addfile(info, io.BytesIO(bytes(600)))
+    turned_back(tmp_path / "train.tar", size)
+    found: list[object] = []
+
+    def listed() -> None:
+        try:
+            found.append(members(tmp_path / "train.tar"))
+        except ValueError as error:
+            found.append(str(error))
+
+    reading = threading.Thread(target=listed, daemon=True)
+    reading.start()
+    reading.join(5)
+    assert found, "it did not end"
+    if kind == tarfile.REGTYPE:  # of another kind it may look like the end of the archive
+        assert "train.tar cannot be read as a tar file" in str(found[0])
+
+
+def test_the_members_of_a_tar_file_are_bounded_in_number(tmp_path, monkeypatch):
+    write(tmp_path / "train.tar", labelled(range(6)))
+    assert len(members(tmp_path / "train.tar")) == 6
+    monkeypatch.setattr(shards, "MOST", 11)
+    with pytest.raises(ValueError, match="more than 11 members"):
+        members(tmp_path / "train.tar")

@@ -69,6 +69,15 @@ def test_what_is_left_out_does_not_take_the_others_with_it(write: Write):
     ]
 
 
+def test_an_object_whose_last_word_is_wrong_leaves_nothing_of_itself(write: Write):
+    twice = "<difficult>0</difficult><difficult>1</difficult>"
+    _, found, left_out = read_annotation(write(thing(more=twice) + thing("dog", (1, 1, 9, 9))))
+    assert left_out == ["object 1: <object> has 2 <difficult>, it needs one"]
+    assert found.labels.tolist() == [11]
+    assert found.boxes.tolist() == [[0, 0, 9, 9]]
+    assert len(found.aside) == len(found.areas) == 1
+
+
 LAUGHS = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 10))
 HOSTILE = {
     "laughs": f'<!DOCTYPE a [<!ENTITY l0 "ha">{LAUGHS}]><annotation>&l9;</annotation>',

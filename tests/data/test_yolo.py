@@ -1,5 +1,6 @@
 """YOLO's folders: lines become boxes, whatever the layout; what a line has wrong is told."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,6 +145,12 @@ def test_bad_images_and_lonely_labels_are_listed(tmp_path: Path, draw: Draw):
         ("train: ../../etc\nnames: [cat]", "leads out of"),
         ("train: 3\nnames: [cat]", "which is no path"),
         ("train: images/train", "does not name its classes"),
+        ("a: &a cat\nnames: [*a, dog]", "aliases or merge keys"),
+        ("a: {b: c}\n<<: {d: e}\nnames: [cat]", "aliases or merge keys"),
+        ("names: !!int ''", "not YAML"),
+        ("names: !!timestamp cat", "not YAML"),
+        ("names: !!bool cat", "not YAML"),
+        (f"names: [1{':1' * 200}.5]", "not YAML"),
     ],
 )
 def test_a_description_that_is_wrong_is_refused(tmp_path: Path, draw: Draw, told: str, reason: str):
@@ -151,6 +158,36 @@ def test_a_description_that_is_wrong_is_refused(tmp_path: Path, draw: Draw, told
     (root / "data.yaml").write_text(told)
     with pytest.raises(ValueError, match=reason):
         read_yolo(root)
+
+
+@pytest.mark.parametrize("number", ["1{}", "!!int '1{}'"])
+@pytest.mark.parametrize(("count", "reason"), [(100_000, "of 200,001 letters"), (200_000, "larger than 262,144 bytes")])
+def test_a_description_of_one_endless_number_is_refused_soon(
+    tmp_path: Path, draw: Draw, number: str, count: int, reason: str
+):
+    root = made(tmp_path, draw, "images above splits")
+    (root / "data.yaml").write_text(f"names: [cat, {number.format(':1' * count)}]")  # to base 60
+    began = time.monotonic()
+    with pytest.raises(ValueError, match=reason):
+        read_yolo(root)
+    assert time.monotonic() - began < 2
+
+
+def test_a_long_script_in_a_description_is_passed_over(tmp_path: Path, draw: Draw):
+    root = made(tmp_path, draw, "images above splits")
+    (root / "data.yaml").write_text("names: [cat, dog]\ndownload: |\n" + "  print('fetched')\n" * 500)
+    assert read_yolo(root)["train"].classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("link", ["[{0}, {0}, {0}, {0}]", "{{<<: [{0}, {0}, {0}, {0}]}}"])
+def test_a_description_of_aliases_that_multiply_is_refused_at_once(tmp_path: Path, draw: Draw, link: str):
+    root = made(tmp_path, draw, "images above splits")
+    lines = ["a0: &a0 {x: 1}"] + [f"a{n}: &a{n} {link.format(f'*a{n - 1}')}" for n in range(1, 12)]
+    (root / "data.yaml").write_text("\n".join(lines) + "\nnames: *a11\n")
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="aliases or merge keys"):
+        read_yolo(root)
+    assert time.monotonic() - began < 1
 
 
 def test_of_two_descriptions_one_is_chosen(tmp_path: Path, draw: Draw):

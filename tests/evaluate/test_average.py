@@ -9,7 +9,8 @@ import torch
 
 from residual.data.images import Images
 from residual.data.transforms import Augmentation, Normalize, Preprocessing
-from residual.evaluate.average import averaged, checkpoint_weights, measure_statistics
+from residual.evaluate import average
+from residual.evaluate.average import averaged, checkpoint_weights, evenly, measure_statistics
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
 from residual.train.checkpoint import Checkpoints
@@ -71,6 +72,31 @@ def test_larger_stored_images_are_looked_at_in_the_middle_and_never_mixed():
     measure_statistics(models[2], small, PREPROCESSING, augmentation=mixing)
     first, *others = ([b.clone() for b in model.buffers()] for model in models)
     assert all(torch.equal(a, b) for other in others for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(
+    "count, repeats, sizes", [(90, 1, [13, 13, 14]), (32, 1, [16, 16]), (21, 2, [10, 11]), (10, 1, [10])]
+)
+def test_as_many_images_as_asked_for_are_seen_each_once(
+    count: int, repeats: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    batches: list[torch.Tensor] = []
+    monkeypatch.setattr(average, "set_exact_statistics", lambda model, given: batches.extend(given))
+    monkeypatch.setattr(average, "PIXELS_AT_ONCE", 16 * 64)
+    as_they_are = Augmentation(crop="none", flip=False, repeats=repeats)
+    measure_statistics(network(0), pictures(40), PREPROCESSING, augmentation=as_they_are, count=count)
+    assert [len(batch) for batch in batches] == sizes
+    assert len({picture.numpy().tobytes() for picture in torch.cat(batches)}) == sum(sizes)
+
+
+@pytest.mark.parametrize("count, size", [(1, 1), (7, 3), (1151, 1000), (10_000, 83), (9601, 16), (4000, 1000)])
+def test_one_pass_is_cut_evenly(count: int, size: int):
+    shard = evenly(count, size)
+    many = -(-count // size)
+    parts = [shard(torch.arange(step * size, (step + 1) * size)) for step in range(many)]
+    assert torch.cat(parts).tolist() == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert max(map(len, parts)) <= size
 
 
 @pytest.fixture

@@ -67,6 +67,14 @@ def test_the_worst_mistakes_come_first_with_their_pictures(channels: int) -> Non
         assert np.array_equal(picture, images.pixels[place].numpy())
 
 
+def test_of_many_classes_there_is_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = tuple(map(str, range(2001)))
+    found = evaluation(*made(classes=many), split="test")
+    assert found["confusion"] == []
+    assert len(found["per_class"]) == 2001
+    assert len(evaluation(*made(classes=many[:2000]), split="test")["confusion"]) == 2000
+
+
 def test_a_perfect_network_has_no_mistakes_and_no_certainty() -> None:
     _, images = made()
     scores = Scores(9 * torch.nn.functional.one_hot(images.labels, 6).float(), images.labels)

@@ -135,6 +135,7 @@ WHOLE = {
         (damaged(WHOLE | {"format": 2}), "format 2"),
         (damaged(WHOLE | {"networks": []}), "no network"),
         (damaged(WHOLE | {"surprise": 1}), "surprise"),
+        (damaged(WHOLE | {"classes": ["c"] * 100_001}), "of 100,001 classes; the limit is 100,000"),
         (damaged(WHOLE, (7, 9, 3)), r"\(7, 9, 3\)"),
         (damaged(WHOLE | {"names": ["1"]}), "damaged"),
     ],

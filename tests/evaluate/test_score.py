@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.data.images import Images
+from residual.data.synsets import synsets
 from residual.data.transforms import Preprocessing, prepare
 from residual.evaluate.score import Scores, align, logits, score
 
@@ -94,6 +95,32 @@ def test_labels_follow_the_classes_of_the_network() -> None:
 def test_a_class_the_network_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="1 of 3 classes of the data are unknown to the network, first 'c'"):
         align(pictures(), ("a", "b"))
+
+
+NETWORK = tuple(synsets().values())  # as on the card of a network with 1,000 classes
+
+
+@pytest.mark.parametrize("called", ["ids", "all words", "some ids"])
+def test_imagenet_s_classes_are_known_by_their_ids_and_by_all_their_words(called: str) -> None:
+    ids = tuple(synsets())
+    words = (*(f"{name}, and so on" for name in NETWORK[:134]), "crane", *NETWORK[135:638], "maillot, tight")
+    names = {"ids": ids, "all words": (*words, "maillot, tank suit", *NETWORK[640:]), "some ids": ids[500:]}[called]
+    images = replace(pictures(len(names), 1), labels=torch.arange(len(names)), classes=names)
+    aligned = align(images, NETWORK)
+    assert aligned.classes == NETWORK
+    assert aligned.labels.tolist() == list(range(1000))[-len(names) :]
+    assert align(images, ids).labels.equal(aligned.labels)  # a network whose own folders were ids
+
+
+def test_one_class_under_two_names_is_refused() -> None:
+    images = replace(pictures(), classes=("n01440764", "goldfish", "tench, Tinca tinca"))
+    with pytest.raises(ValueError, match="'n01440764' and 'tench, Tinca tinca' of the data are one class"):
+        align(images, NETWORK)
+
+
+def test_words_are_compared_as_they_stand_where_the_network_is_of_no_imagenet() -> None:
+    with pytest.raises(ValueError, match="1 of 3 classes of the data are unknown to the network, first 'n01440764'"):
+        align(replace(pictures(), classes=("a", "b", "n01440764")), ("a", "b", "tench"))
 
 
 @pytest.mark.parametrize(

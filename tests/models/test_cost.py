@@ -180,3 +180,8 @@ def test_a_bottleneck_at_256_channels_costs_less_than_a_basic_block_at_64():
     one_more = variant("plain50", depths=(3, 1), widths=(64, 1))
     norms = 2 * (64 + 64 + 256)
     assert cost.parameters(one_more) - cost.parameters(without) == 69_632 + norms
+
+
+def test_layers_are_those_of_the_name():
+    for name in ("resnet18", "resnet34", "resnet50", "resnet152", "resnet20", "plain56", "resnet1202", "preresnet1001"):
+        assert cost.layers(describe(name)) == int(name.strip("plainres t"))

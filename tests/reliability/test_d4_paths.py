@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from residual.data.folder import printable
+from residual.data.folder import as_text
 from residual.data.sources import open_dataset
 
 NAMES = (
@@ -56,7 +56,7 @@ def test_sixty_names_are_read_or_listed(tmp_path, row):
     for images in data.splits().values():
         for name, label, pixels in zip(images.names, images.labels.tolist(), images.pixels, strict=True):
             number = int(pixels[0, 0, 0])
-            own = printable((b"cat/", b"dog/")[number % 2] + NAMES[number])
+            own = as_text((b"cat/", b"dog/")[number % 2] + NAMES[number])
             right += name == own and label == number % 2 and bool((pixels == number).all())
             name.encode("utf-8")  # can be written anywhere
     row("D4", "names", f"{right} of {60 - impossible} names read as themselves", right == 60 - impossible >= 54)

@@ -86,3 +86,37 @@ def test_a_run_is_kept_and_the_readme_renewed_from_the_command_line(run: Path, t
     assert "old" not in text
     assert "(results/cifar/r20.json)" in text
     assert text.endswith("<!-- /results -->\nafter\n")
+
+
+def test_a_reproduction_gives_its_trained_numbers_and_its_tested_claims(tmp_path: Path):
+    short = {"iterations": 609, "of": 64_000}
+    trained = {
+        "name": "plain-20",
+        "unit": "% training error",
+        "paper": None,
+        "ours": [50.0, 52.0],
+        "mean": 51.0,
+        "interval": [38.0, 64.0],
+        "n": 2,
+        "seconds": 60.0,
+        "short": short,
+        "verdict": "not tested at this budget",
+    }
+    full = trained | {"name": "ResNet-20", "paper": {"value": 8.75}, "short": None, "verdict": "agrees"}
+    computed = trained | {"name": "counted", "seconds": 0}
+    claim = {
+        "text": "deeper is worse",
+        "p": 0.0123,
+        "verdict": "agrees",
+        "short": short,
+        "numbers": {"a": [1, 2], "b": [3, 4, 5]},
+    }
+    keep(tmp_path / "results" / "figure1.json", experiment={"name": "figure1"}, rows=[trained, full, computed],
+         claims=[claim, claim | {"p": None}])  # fmt: skip
+    lines = table(tmp_path / "results", tmp_path).splitlines()[2:]
+    link = "[figure1](results/figure1.json)"
+    assert lines == [
+        f"| figure1: plain-20, % training error (609 of 64,000 iterations) | - | 51.00 ± 13.00 | 2 | {link} |",
+        f"| figure1: ResNet-20, % training error | 8.75 | 51.00 ± 13.00: agrees | 2 | {link} |",
+        f"| figure1: deeper is worse (609 of 64,000 iterations) | claimed | agrees, p = 0.012 | 2 each | {link} |",
+    ]

@@ -1,5 +1,6 @@
 """A .caffemodel answers under our names as Caffe's own graph does."""
 
+import hashlib
 from functools import partial
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_the_mean_image_beside_the_weights_is_used(tmp_path, writer, caffe):
     mean = np.random.default_rng(0).uniform(90, 130, (3, 224, 224)).astype(np.float32)
     blob = caffe["BlobProto"](num=1, channels=3, height=224, width=224, data=mean.ravel().tolist())
     (tmp_path / protobuf.MEAN_FILE).write_bytes(blob.SerializeToString())
-    assert load(path).card.preprocessing.mean == tuple(mean.ravel().tolist())
+    card = load(path).card
+    assert card.preprocessing.mean == tuple(mean.ravel().tolist())
+    assert card.history["mean_file_sha256"] == hashlib.sha256(blob.SerializeToString()).hexdigest()
 
 
 @pytest.mark.parametrize("shape", [(3, 10, 10), (1, 224, 224), (2, 3, 224, 224), (3, 224)])

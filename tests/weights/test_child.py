@@ -104,6 +104,18 @@ def test_nothing_is_left_behind(file: Path, tmp_path: Path, monkeypatch: pytest.
     assert found["w"].sum() == 6  # the numbers outlive the file that they came in
 
 
+def test_it_gets_no_secrets_of_ours(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hostile.py").write_text(HOSTILE.format(deed="raise BadWeights(' '.join(os.environ))"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(child, "__name__", "hostile")
+    monkeypatch.setenv("HUB_TOKEN", "x")
+    monkeypatch.setenv("PYTHONSTARTUP", "x")
+    with pytest.raises(BadWeights, match="PYTHONPATH") as said:
+        read_apart(file, pickles)
+    threads = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"}
+    assert set(str(said.value).split()) <= {*child.ENVIRONMENT, *threads, "PYTHONPATH"}
+
+
 def test_a_script_without_a_guard_may_load(file: Path, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

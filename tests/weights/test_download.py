@@ -1,9 +1,12 @@
 """Downloads over a server of our own: interrupted, resumed, wrong, and never under their name before they are right."""
 
 import hashlib
+import io
 import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -33,6 +36,7 @@ class Server:
     ranges: bool = True
     length: bool = True
     status: int = 0
+    elsewhere: str = ""  # where it sends us
     asked: list[str | None] = field(default_factory=list)
 
 
@@ -44,6 +48,11 @@ def server() -> Iterator[Server]:
         def do_GET(self) -> None:
             span = self.headers["Range"]
             state.asked.append(span)
+            if state.elsewhere and self.path == "/x.pth":
+                self.send_response(302)
+                self.send_header("Location", state.elsewhere)
+                self.end_headers()
+                return
             if state.status:
                 self.send_error(state.status)
                 return
@@ -139,6 +148,31 @@ def test_what_the_server_says_is_passed_on(server: Server, target: Path) -> None
     server.status = 404
     with pytest.raises(BadWeights, match="was not fetched: the server says 404 Not Found"):
         download(server.url, target, digest=DIGEST)
+
+
+def test_a_server_may_send_us_on(server: Server, target: Path) -> None:
+    server.elsewhere = server.url.replace("x.pth", "y.pth")
+    download(server.url, target, digest=DIGEST)
+    assert target.read_bytes() == CONTENT
+
+
+def test_nobody_sends_us_to_what_is_no_web_server(server: Server, target: Path) -> None:
+    server.elsewhere = "ftp://127.0.0.1:9/x.pth"
+    with pytest.raises(BadWeights, match=f"was not fetched: the server sends us on to '{server.elsewhere}', away"):
+        download(server.url, target, digest=DIGEST)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("url, safe", [("https://b.org/x", True), ("http://b.org/x", False), ("ftp://b.org/x", False)])
+def test_from_https_we_go_on_to_https_only(url: str, safe: bool) -> None:
+    asked = (urllib.request.Request("https://a.org/x"), io.BytesIO(), 302, "Found", HTTPMessage(), url)
+    if safe:
+        onward = module.SafeRedirects().redirect_request(*asked)
+        assert onward is not None
+        assert onward.full_url == url
+    else:
+        with pytest.raises(BadWeights, match="away from https"):
+            module.SafeRedirects().redirect_request(*asked)
 
 
 def test_no_server_is_a_refusal(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def test_imagenets_depths_and_orders_are_recognised(name: str, lua: Any, tmp_pat
 def test_the_preprocessing_of_imagenet_is_theirs(lua: Any, tmp_path: Path) -> None:
     net = Theirs(lua, stem="imagenet", depths=(1, 1, 1, 1), widths=(4, 6, 8, 12), pixels=7).network()
     preprocessing = convert(net, lua, tmp_path)[1].preprocessing
-    assert (preprocessing.size, preprocessing.resize) == (224, 256)
+    assert (preprocessing.size, preprocessing.resize, preprocessing.interpolation) == (224, 256, "bicubic")
     assert np.allclose(np.array(preprocessing.mean) / 255, (0.485, 0.456, 0.406), atol=1e-6)
     assert np.allclose(np.array(preprocessing.std) / 255, (0.229, 0.224, 0.225), atol=1e-6)
 

@@ -133,3 +133,18 @@ def test_what_was_fetched_once_is_taken_from_the_disk(
     assert path == tmp_path / "weights" / "akamaster" / "resnet20-12fca82f.th"
     monkeypatch.delattr("residual.weights.sources.fetch")
     assert load("resnet20", weights="akamaster").card.history["published"]["top1_error"] == 8.27
+
+
+def test_what_was_fetched_is_checked_again_when_it_is_used(
+    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RESIDUAL_CACHE", str(tmp_path))
+    cached = tmp_path / "weights" / "akamaster" / "resnet20-12fca82f.th"
+    cached.parent.mkdir(parents=True)
+    changed = torch.load(shared_data / "weights" / cached.name, map_location="cpu", weights_only=True)
+    changed["state_dict"]["module.linear.bias"] += 1
+    torch.save(changed, cached)
+    command = "residual weights download resnet20 akamaster/cifar10"
+    for download in (False, True):
+        with pytest.raises(BadWeights, match=f"begins with 12fca82f: .*delete it and fetch it again: {command}"):
+            load("resnet20", weights="akamaster", download=download)

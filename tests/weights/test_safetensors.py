@@ -1,5 +1,6 @@
 """Our file: what was saved comes back whole, and nothing else does."""
 
+import io
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from residual.models.resnet import ResNet
 from residual.records import CannotWrite
 from residual.weights.card import Card, from_json, to_json
 from residual.weights.files import BadWeights
-from residual.weights.safetensors import KEY, MAX_HEADER, read, read_bare, save
+from residual.weights.safetensors import KEY, MAX_HEADER, header, read, read_bare, read_header, save
 
 SMALL = replace(describe("resnet8"), classes=3)
 CARD = Card(
@@ -208,6 +209,24 @@ def test_a_header_as_long_as_a_network_never_has_is_refused_unread(tmp_path: Pat
     path.write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(BadWeights, match="its header has 16,777,218 bytes; the limit is 16,777,216"):
         read(path)
+
+
+def test_only_the_header_is_read_for_a_header(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, taken = path.read_bytes(), []
+
+    class Counting(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            taken.append(super().read(size))
+            return taken[-1]
+
+        def fileno(self) -> int:
+            return file.fileno()
+
+    expected = read_header(whole)
+    with path.open("rb") as file:
+        monkeypatch.setattr("residual.weights.safetensors.open_file", lambda path: Counting(whole))
+        assert header(path) == expected
+    assert sum(map(len, taken)) == 16 + int.from_bytes(whole[:8], "little") < len(whole) / 2
 
 
 def test_numbers_that_pytorch_does_not_have_are_refused_by_type(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from residual.data.transforms import Preprocessing
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
+from residual.weights import akamaster
 from residual.weights.card import Card
 from residual.weights.files import BadWeights
 from residual.weights.safetensors import save
@@ -67,7 +68,30 @@ def test_a_pinned_hash_is_checked(run: Path) -> None:
     found = inspect(run)["sha256"]
     assert load(run, sha256=found).card == load(run, sha256=found[:8].upper()).card
     with pytest.raises(BadWeights, match=f"has sha256 {found}, expected 00"):
-        load(run, sha256="00")
+        load(run, sha256="00000000")
+
+
+@pytest.mark.parametrize("pin", ["", "12", "1234567", "0x123456", "12345678 ", "0" * 65])
+def test_a_hash_that_pins_nothing_is_refused(pin: str, run: Path) -> None:
+    with pytest.raises(BadWeights, match="pins no file: it has eight to 64 digits"):
+        load(run, sha256=pin)
+
+
+def test_of_a_file_of_ours_no_hash_is_taken_that_nobody_published(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr("residual.weights.sources.hashed", lambda file, algorithm: taken.append(algorithm) or "0" * 64)
+    load(run)
+    assert taken == []
+    inspect(run)
+    assert taken == ["sha256"]
+
+
+@pytest.mark.parametrize("named", [layout.NAME for layout in LAYOUTS if layout is not akamaster])
+def test_a_layout_whose_names_it_does_not_have_is_refused(named: str, tmp_path: Path) -> None:
+    torch.save({"conv1.weight": torch.zeros(1), "linear.weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(BadWeights, match=rf"not those of {named}'s networks \(conv1.weight, linear.weight, ...\)"):
+        read(tmp_path / "x.pth", layout=named)
+    assert "leave the layout out" in inspect(tmp_path / "x.pth", layout=named)["problem"]
 
 
 def test_inspect_says_whose_file_it_is_and_what_it_expects(run: Path) -> None:

@@ -76,7 +76,19 @@ def test_a_thousand_classes_are_imagenet_s_and_the_card_says_what_it_assumes(tmp
     assert (found["layout"], found["container"]) == ("torchvision", "torch.save")
     assert found["card"]["classes"][0] == "tench"
     assert found["card"]["preprocessing"]["resize"] == 256
-    assert "first weights" in found["card"]["history"]["assumed"]
+    assumed = found["card"]["history"]["assumed"]
+    for told in ("first weights", "red green blue", "stride in the 3x3", "residual weights doctor"):
+        assert told in assumed
+
+
+@pytest.mark.parametrize("whose", ["torchvision", "timm"])
+def test_a_3x3_stem_under_these_names_is_not_guessed_at(whose: str, tmp_path: Path) -> None:
+    """Here with pooling behind it, which our networks for small images do not have."""
+    theirs = their("resnet18", num_classes=3)
+    theirs.conv1 = nn.Conv2d(3, 64, 3, 1, 1, bias=False)
+    torch.save(theirs.state_dict(), tmp_path / "x.pth")
+    with pytest.raises(BadWeights, match=r"first convolution is 3x3, .*nor whether pooling follows; .*stem=\"cifar\""):
+        read(tmp_path / "x.pth", layout=whose)
 
 
 @pytest.mark.parametrize("to, suffix", [("torchvision", ".pth"), ("timm", ".safetensors")])
