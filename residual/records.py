@@ -366,6 +366,17 @@ def _let_go() -> None:
         os.close(_held.pop())
 
 
+def counted(verdict: str, *, shortened: bool, planted: bool) -> str | None:
+    """As what a row or claim of a reproduction counts in a headline; None: not at all.
+
+    A number that is only cited is not ours, and a planted row tests the test.  A claim that was tested on shortened
+    trainings is not the paper's claim in full.
+    """
+    if planted or verdict == "cited":
+        return None
+    return f"{verdict}, shortened" if shortened and verdict in ("agrees", "differs") else verdict
+
+
 def environment() -> dict[str, Any]:
     """Where a number was made: software, hardware and the commit of the code."""
     found: dict[str, Any] = {

@@ -310,6 +310,8 @@ def _planned(console: "Console", event: "Planned") -> None:
 def _recorded(console: "Console", event: "Recorded") -> None:
     from rich.table import Table
 
+    from residual.report.table import named
+
     record, paper = event.record, any(row["paper"] for row in event.record["rows"])
     about = record["experiment"]
     mark = "  QUICK: these numbers mean nothing" if record["quick"] else ""
@@ -318,7 +320,7 @@ def _recorded(console: "Console", event: "Recorded") -> None:
     for name in ("row", *(["paper"] if paper else []), "ours", "verdict"):
         table.add_column(name, overflow="fold")
     for row in record["rows"]:
-        cells = [f"{row['name']}{', ' + row['unit'] if row['unit'] else ''}"]
+        cells = [named(row["name"], row["unit"])]
         if paper:
             cells.append(f"{row['paper']['value']:g}" if row["paper"] else "")
         table.add_row(*cells, _ours(row), row["verdict"] + (" (as planted)" if row["planted"] else ""))

@@ -58,7 +58,10 @@ experiment = Experiment(
         ),
     ),
     claims=(
-        Claim(text="Any shortcut improves 34 layers", rising=rising("ResNet-34 A", "plain-34")),
+        *(
+            Claim(text=f"Option {option} improves 34 layers", rising=rising(f"ResNet-34 {option}", "plain-34"))
+            for option in "ABC"
+        ),
         Claim(text="Option B is better than A", rising=rising("ResNet-34 B", "ResNet-34 A")),
         Claim(text="Option C is better than B", rising=rising("ResNet-34 C", "ResNet-34 B")),
         Claim(text="50 layers are better than 34", rising=rising("ResNet-50", "ResNet-34 C")),

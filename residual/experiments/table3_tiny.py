@@ -44,7 +44,10 @@ experiment = Experiment(
         for name, (model, shortcut) in NETWORKS.items()
     ),
     claims=(
-        Claim(text="Any shortcut improves 34 layers", rising=("ResNet-34 A", "plain-34")),
+        *(
+            Claim(text=f"Option {option} improves 34 layers", rising=(f"ResNet-34 {option}", "plain-34"))
+            for option in "ABC"
+        ),
         Claim(text="Option B is better than A", rising=("ResNet-34 B", "ResNet-34 A")),
         Claim(text="Option C is better than B", rising=("ResNet-34 C", "ResNet-34 B")),
         Claim(text="50 layers are better than 34", rising=("ResNet-50", "ResNet-34 C")),

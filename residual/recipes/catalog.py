@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from residual.models.cost import layers
 from residual.models.description import Description
 from residual.recipes import facebook, identity, strikes_back, torchvision
 from residual.recipes.finetune import finetune
@@ -32,7 +33,6 @@ RECIPES = ("modern", "paper", "paper-choosing", "finetune", *SMALL, *PHOTOS)
 def recipe_named(name: str, network: Description) -> Recipe:
     """The recipe `name` for a network of this description; refuses one that was made for other networks."""
     photos = network.stem == "imagenet"
-    layers = (2 if network.block == "basic" else 3) * sum(network.depths) + 2  # wide nets are named two higher, 6n + 4
     if photos and (name == "paper-choosing" or name in SMALL):
         raise ValueError(
             f"recipe {name!r} is for CIFAR networks and images of 32 pixels; for networks of photographs use "
@@ -45,9 +45,9 @@ def recipe_named(name: str, network: Description) -> Recipe:
         )
     match name:
         case "paper":
-            return paper_photos() if photos else paper(layers)
+            return paper_photos() if photos else paper(layers(network))
         case "paper-choosing":
-            return paper_choosing(layers)
+            return paper_choosing(layers(network))
         case "modern":
             return modern_photos() if photos else modern_small()
         case "finetune":

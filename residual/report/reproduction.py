@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from residual.records import counted
 from residual.report import charts, page
 from residual.report.charts import Curve
 from residual.report.evidence import read_known
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 RECORD = "record.json"
-AGREES, DIFFERS, CITED = "agrees", "differs", "cited"
+AGREES, DIFFERS = "agrees", "differs"
 MARKS = {AGREES: "yes", DIFFERS: "no"}  # the style of a verdict; any other is neither
 OF_SEVERAL = ("best", "median", "mean")
 
@@ -55,6 +56,9 @@ class Row(Struct, frozen=True, kw_only=True):
     short: Short | None = None
     seconds: float | None = None
     hardware: str = ""
+    torch: str = ""
+    commit: str = ""
+    data: str = ""  # fingerprint of the training images
     planted: bool = False  # wrong on purpose: it must differ, or the test is no test
 
 
@@ -124,6 +128,17 @@ class Record(Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Made:
+    """Rows whose runs were trained alike: on one machine, with one code, on the same images."""
+
+    rows: tuple[str, ...]
+    hardware: str
+    torch: str
+    commit: str
+    data: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """One experiment as the page shows it."""
 
@@ -136,6 +151,8 @@ class Section:
     shortened: str
     budget: str
     spent: str
+    made: tuple[Made, ...]
+    environment: list[page.Facts]  # of the command that measured and judged
 
 
 def write_reproduction(folder: Path) -> Path:
@@ -148,7 +165,7 @@ def write_reproduction(folder: Path) -> Path:
         )
     records = sorted((read_known(path, Record) for path in found), key=lambda each: _order(each.experiment.name))
     sections = [section(each) for each in records]
-    verdicts = [verdict for each in sections for verdict in _verdicts(each.record)]
+    verdicts = [verdict for each in sections for verdict in verdicts_of(each.record)]
     return page.write_page(
         folder / "report.html",
         "reproduction.html",
@@ -159,7 +176,7 @@ def write_reproduction(folder: Path) -> Path:
         spread=spread,
         marks=MARKS,
         duration=page.duration,
-        environment=page.facts(records[0].environment),
+        length=length,
     )
 
 
@@ -174,10 +191,12 @@ def section(record: Record) -> Section:
         paper=any(row.paper is not None for row in record.rows),
         tables=tuple((unit, [row for row in record.rows if row.unit == unit]) for unit in units),
         timed=any(row.seconds for row in record.rows),
-        tally=_tally(_verdicts(record)),
-        shortened=" and ".join(f"{short.iterations:,} of {short.of:,}" for short in sorted(shorts, key=_length)),
+        tally=_tally(verdicts_of(record)),
+        shortened=" and ".join(map(length, sorted(shorts, key=_length))),
         budget="" if record.budget is None else page.duration(record.budget),
         spent="" if record.spent is None else page.duration(record.spent),
+        made=made(record.rows),
+        environment=page.facts(record.environment),
     )
 
 
@@ -207,6 +226,23 @@ def panels(record: Record) -> "list[tuple[str, Markup]]":
     ]
 
 
+def made(rows: Sequence[Row]) -> tuple[Made, ...]:
+    """With what the rows were trained; those that were trained alike together."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for row in rows:
+        if row.hardware:
+            found.setdefault((row.hardware, row.torch, row.commit, row.data), []).append(row.name)
+    return tuple(
+        Made(rows=tuple(names), hardware=hardware, torch=torch, commit=commit, data=data)
+        for (hardware, torch, commit, data), names in found.items()
+    )
+
+
+def length(short: Short) -> str:
+    """2,000 of 64,000"""
+    return f"{short.iterations:,} of {short.of:,}"
+
+
 def number(value: float | None, unit: str) -> str:
     """As many digits as the unit deserves: 8.75 for a percentage, 25,557,032 for a count, 1.8 for billions."""
     if value is None:
@@ -234,10 +270,11 @@ def spread(row: Row) -> str:
     return told if row.interval is None else f"{told} ± {(row.interval[1] - row.interval[0]) / 2:.2f}"
 
 
-def _verdicts(record: Record) -> list[str]:
-    rows = [AGREES if row.planted and row.verdict == DIFFERS else row.verdict for row in record.rows]
-    given = rows + [claim.verdict for claim in record.claims]
-    return [verdict for verdict in given if verdict != CITED]
+def verdicts_of(record: Record) -> list[str]:
+    """As what its rows and claims count."""
+    rows = [counted(row.verdict, shortened=row.short is not None, planted=row.planted) for row in record.rows]
+    claims = [counted(claim.verdict, shortened=claim.short is not None, planted=False) for claim in record.claims]
+    return [verdict for verdict in rows + claims if verdict is not None]
 
 
 def _tally(verdicts: Sequence[str]) -> tuple[tuple[str, int], ...]:

@@ -143,7 +143,7 @@ def missing(run: Run) -> list[str]:
     else:
         if evaluation.interval is None:
             absent.append("The error has no interval.")
-        if not (evaluation.per_class and evaluation.confusion):
+        if not evaluation.per_class:
             absent.append("The evaluation has no counts per class.")
         if not evaluation.reliability:
             absent.append("The evaluation has no reliability bins.")

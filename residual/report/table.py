@@ -78,7 +78,7 @@ def rows(path: Path, root: Path) -> list[str]:
             half = "" if each["interval"] is None else f" ± {(each['interval'][1] - each['interval'][0]) / 2:.2f}"
             paper = "-" if each["paper"] is None else f"{each['paper']['value']:g}"
             cells = (
-                f"{kept['experiment']['name']}: {each['name']}, {each['unit']}{_short(each)}",
+                f"{kept['experiment']['name']}: {named(each['name'], each['unit'])}{_short(each)}",
                 paper,
                 f"{each['mean']:.2f}{half}: {each['verdict']}" if each["paper"] else f"{each['mean']:.2f}{half}",
                 str(each["n"]),
@@ -91,6 +91,13 @@ def rows(path: Path, root: Path) -> list[str]:
             claim = f"{kept['experiment']['name']}: {each['text']}{_short(each)}"
             lines.append(f"| {claim} | claimed | {each['verdict']}, p = {each['p']:.2g} | {runs} each | {link} |")
     return lines
+
+
+def named(name: str, unit: str) -> str:
+    """A row with its unit; of a unit whose words the name has already, only the percent sign."""
+    said = unit.removeprefix("% ")
+    short = "%" if unit != said else ""
+    return ", ".join(filter(None, [name, short if said in name else unit]))
 
 
 def _short(each: dict[str, Any]) -> str:

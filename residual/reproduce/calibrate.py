@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residual.models.catalog import cifar
-from residual.models.cost import macs
+from residual.models.cost import layers, macs
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 from residual.reproduce.data import source
 from residual.reproduce.experiment import Setting
 from residual.reproduce.store import iterations, training_images
+from residual.train.graph import Iteration
 from residual.train.optimizer import Sgd, make_optimizer
 from residual.train.precision import Precision, pick_device, pick_precision
 
@@ -105,11 +106,6 @@ def mean(found: list[Calibration]) -> Calibration:
     return Calibration(learning=average("learning"), looking=average("looking"), start=found[0].start)
 
 
-def layers(description: Description) -> int:
-    """Weighted layers on the main path: convolutions and the classifier."""
-    return (2 if description.block == "basic" else 3) * sum(description.depths) + 2
-
-
 def _price(narrow: float, wide: float) -> Price:
     """The line through both times; where it would make one of them free, all is charged to the other."""
     costs = [(macs(each, 32), layers(each)) for each in (NARROW, WIDE)]
@@ -131,23 +127,24 @@ def _timed(description: Description, precision: Precision, seconds: float) -> tu
     images = torch.randn(TOGETHER, 3, 32, 32, device=precision.device).contiguous(memory_format=torch.channels_last)
     labels = torch.zeros(TOGETHER, dtype=torch.int64, device=precision.device)
 
-    def learn() -> None:
+    def learn() -> tuple[Tensor, dict[str, Tensor]]:
         optimizer.zero_grad(set_to_none=True)
         with precision.autocast():
             loss = nn.functional.cross_entropy(model(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+        return loss.detach(), {}
 
     def look() -> None:
         with torch.inference_mode(), precision.autocast():
             model(images)
 
-    learning = _per_call(learn, precision, seconds)
+    learning = _per_call(Iteration(learn, precision.device), precision, seconds)  # captured where training is
     model.eval()
     return learning / TOGETHER, _per_call(look, precision, seconds / 4) / TOGETHER
 
 
-def _per_call(work: Callable[[], None], precision: Precision, seconds: float) -> float:
+def _per_call(work: Callable[[], object], precision: Precision, seconds: float) -> float:
     def settled() -> float:
         if precision.device.type == "cuda":
             torch.cuda.synchronize(precision.device)

@@ -1,17 +1,23 @@
 """The data sets of the experiments by name: what they are, where they come from, and where they lie on this machine.
 
-An experiment is never fed other data than the named ones: the number of images and of classes is looked at first.
+An experiment is never fed other data than the named ones: the number of images and of classes is looked at first, and
+of CIFAR the images themselves.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from residual.data.images import ImageFiles, Images
 from residual.data.kept import cache_folder
-from residual.data.sources import NAMES, open_dataset
+from residual.data.sources import open_dataset
 
 FETCHED = ("cifar10", "cifar100")  # what --download can bring
 DRAWN = ("shapes", "digits")  # always here
+AT_ONCE = 1_000  # images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +25,7 @@ class Source:
     """A data set.  train, held: images to train on and to measure on; classes; size: side of an image, pixels.
 
     origin: where it comes from.  Zero stands for what is not counted because no reader of it exists yet.
+    content: `content` of the images to train on and of those to measure on, where one form of them is the true one.
     """
 
     title: str
@@ -27,6 +34,7 @@ class Source:
     held: int = 0
     classes: int = 0
     size: int = 224
+    content: tuple[str, ...] = ()
 
 
 CIFAR_ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html, or --download"
@@ -34,8 +42,30 @@ IMAGENET_ORIGIN = "https://image-net.org, after registering"
 VOC_ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC"
 
 DATA: dict[str, Source] = {
-    "cifar10": Source(title="CIFAR-10", origin=CIFAR_ORIGIN, train=50_000, held=10_000, classes=10, size=32),
-    "cifar100": Source(title="CIFAR-100", origin=CIFAR_ORIGIN, train=50_000, held=10_000, classes=100, size=32),
+    "cifar10": Source(
+        title="CIFAR-10",
+        origin=CIFAR_ORIGIN,
+        train=50_000,
+        held=10_000,
+        classes=10,
+        size=32,
+        content=(
+            "44df4e0358e47902d1cb57f25784e5e434cfb5e6c118855b54f6ac3601640b9d",
+            "7f5791fff9cc80cf38be5611dbccb5d2c8da7760e7277987bbafa341fb2b5cc6",
+        ),
+    ),
+    "cifar100": Source(
+        title="CIFAR-100",
+        origin=CIFAR_ORIGIN,
+        train=50_000,
+        held=10_000,
+        classes=100,
+        size=32,
+        content=(
+            "72d8259ac5e1c7ea6d22cf0cb55da1f6355d9b304776a0d83da30703a17a7d22",
+            "dc5b9ac7808b6988e97ad394bc9db2b3898d05834b6b7d48fc2bfb038f86c93b",
+        ),
+    ),
     "svhn": Source(
         title="SVHN", origin="http://ufldl.stanford.edu/housenumbers", train=604_388, held=26_032, classes=10, size=32
     ),
@@ -151,8 +181,24 @@ def refuse_others(name: str, place: str, *, workers: int = 0, download: bool = F
             f"{place} is not {expected.title}: it has {told[0]}, and {expected.title} has {told[1]}; experiments are "
             f"run on the data they name or not at all; give the whole set with --data {name}=DIR"
         )
+    for what, images, true in zip(("training", "test"), (found.train, held), expected.content, strict=False):
+        if images is not None and (own := content(images)) != true:
+            raise ValueError(
+                f"{place} has the counts of {expected.title}, but its {what} images or their labels are others "
+                f"(fingerprint {own[:12]}, not {true[:12]}); files that were resized or saved as JPEG are other images "
+                f"too; give the set as it was published, from {expected.origin}"
+            )
 
 
-def is_readable(name: str) -> bool:
-    """Whether the pipeline can train on it."""
-    return name in NAMES or source(name).train > 0
+def content(images: Images | ImageFiles) -> str:
+    """A fingerprint of pixels and their grouping into classes, whatever the order of either and the classes' names.
+
+    SHA-256 over the sorted sums, one for each class, of the SHA-256 of its images.
+    """
+    sums = [0] * len(images.classes)
+    labels = images.labels.tolist()
+    places = [torch.arange(start, min(start + AT_ONCE, len(labels))) for start in range(0, len(labels), AT_ONCE)]
+    for rows, pixels in zip(places, images.stream(places), strict=True):
+        for row, image in zip(rows.tolist(), pixels.cpu().contiguous().numpy(), strict=True):
+            sums[labels[row]] += int.from_bytes(hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest())
+    return hashlib.sha256(b"".join(each.to_bytes(40) for each in sorted(sums))).hexdigest()

@@ -54,7 +54,7 @@ class Printed:
     """A number as the paper prints it, in the unit of its row.
 
     kind: what the number is of `n` runs.  The paper's other numbers of the same runs stand beside it.
-        "above", "below": the paper prints no number, only that it lies on that side of `value`.
+        "above", "below": the paper prints no number, only that the median of `n` runs lies on that side of `value`.
     std: standard deviation over the runs, where printed.
     """
 
@@ -74,6 +74,7 @@ class Row:
     seeds: how many runs the whole experiment asks for.
     resolution: half-width of an interval, in the row's unit, from which on the row counts as measured.
     planted: the row measures something wrong on purpose, so its verdict must be "differs"; it tests the test.
+    note: what a reader has to know of how the number is made; it stands beside the verdict.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Row:
     seeds: int = 1
     resolution: float = 1.0
     planted: bool = False
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

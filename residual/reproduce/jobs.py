@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 Message = dict[str, Any]
 Messages = queue.Queue[tuple["Job", Message | None]]
+PATIENCE = 20.0  # seconds: what a thread may take to save a checkpoint when it is ended
 HOUSE = Path(__file__).resolve().parents[2]
 
 
@@ -126,7 +127,7 @@ class Strand:
     def __init__(self, messages: Messages, device: str) -> None:
         from residual.pipeline import Stop
 
-        self.messages, self.device = messages, device
+        self.messages, self.device, self.error = messages, device, ""
         self.orders: queue.Queue[Message | None] = queue.Queue()
         self.halt = Stop()
         self.thread = threading.Thread(target=self._follow, daemon=True)
@@ -137,11 +138,16 @@ class Strand:
 
         from residual.reproduce.worker import follow
 
-        stream = torch.cuda.Stream(self.device) if self.device.startswith("cuda") else None  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):  # of None: nothing changes
-            while (what := self.orders.get()) is not None:
-                for message in follow(what, self.halt):
-                    self.messages.put((self, json.loads(json.dumps(message, default=str))))
+        try:
+            on_gpu = self.device.startswith("cuda")
+            stream = torch.cuda.Stream(self.device) if on_gpu else None  # type: ignore[no-untyped-call]
+            with torch.cuda.stream(stream):  # of None: nothing changes
+                while (what := self.orders.get()) is not None:
+                    for message in follow(what, self.halt):
+                        self.messages.put((self, json.loads(json.dumps(message, default=str))))
+        except Exception as error:  # whoever waits for this thread must hear of it
+            self.error = f"{type(error).__name__}: {error}"
+            self.messages.put((self, None))
 
     def order(self, what: Message) -> None:
         self.orders.put(what)
@@ -153,10 +159,10 @@ class Strand:
         if now:
             self.halt.signal = self.halt.signal or signal.SIGTERM
         self.orders.put(None)
-        self.thread.join()
+        self.thread.join(timeout=PATIENCE if now else None)
 
     def last_words(self) -> str:
-        return "its thread has ended"
+        return f"its thread has ended: {self.error}"
 
 
 def on_ray(jobs: int, threads: int, *, gpu: bool) -> Start:

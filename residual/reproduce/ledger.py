@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from residual.data.transforms import Augmentation, Preprocessing
+from residual.models.cost import layers
 from residual.models.description import Description
 from residual.recipes.recipe import Recipe
 from residual.train.schedule import Schedule
@@ -171,11 +172,6 @@ def wide(network: Description) -> Protocol:
 def stochastic_depth(network: Description) -> Protocol:
     """CIFAR of "Deep Networks with Stochastic Depth", by its authors' published program, whatever the network."""
     return STOCHASTIC
-
-
-def layers(network: Description) -> int:
-    """Weighted layers on the main path, as the paper counts: convolutions and the classifier, not projections."""
-    return (2 if network.block == "basic" else 3) * sum(network.depths) + 2
 
 
 def of_run(run: Mapping[str, Any]) -> Protocol:

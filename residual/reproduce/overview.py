@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import torch
 
-from residual.records import environment, make_folder, read_json, write_json
+from residual.records import counted, environment, make_folder, read_json, write_json
 from residual.reproduce import data, jobs
 from residual.reproduce.budget import everything
 from residual.reproduce.calibrate import Calibration, calibrate
@@ -30,7 +30,7 @@ class Overview:
     waiting: the part of this project that it needs and that is not built yet.
     runs, done: trainings in all, and finished ones in the folder.
     seconds: that the rest takes on this machine, with `jobs` of them side by side; None: unknown.
-    verdicts: how many rows and claims came out how, by record.
+    verdicts: how many rows and claims came out how, by record, counted as its report counts them.
     """
 
     name: str
@@ -106,5 +106,9 @@ def _verdicts(name: str, out: Path) -> dict[str, dict[str, int]]:
         record = read_known(path)
         if record and record["experiment"].get("name") == name and not record.get("quick"):
             parts = [part for kind in ("rows", "claims") for part in record.get(kind, [])]
-            found[str(path)] = dict(Counter(str(part.get("verdict")) for part in parts))
+            verdicts = (
+                counted(str(part.get("verdict")), shortened=bool(part.get("short")), planted=bool(part.get("planted")))
+                for part in parts
+            )
+            found[str(path)] = dict(Counter(verdict for verdict in verdicts if verdict is not None))
     return found

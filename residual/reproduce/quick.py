@@ -6,9 +6,9 @@ exists; channels, images and training are cut.  The paper's numbers are taken aw
 
 from dataclasses import replace
 
+from residual.models.cost import layers
 from residual.models.description import Description
 from residual.recipes.recipe import Recipe
-from residual.reproduce.calibrate import layers
 from residual.reproduce.experiment import Experiment, Setting
 
 ITERATIONS, BATCH, SEEDS = 6, 32, 2

@@ -3,7 +3,7 @@
 Every number is read off the finished runs anew, so the record can be made again from them at any time.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,12 +15,14 @@ import numpy as np
 from residual.models.description import Description
 from residual.records import RunFolder
 from residual.reproduce.budget import Allocation
+from residual.reproduce.data import source
 from residual.reproduce.experiment import Claim, Experiment, Line, Row, Setting
 from residual.reproduce.ledger import ledger, of_run
-from residual.reproduce.store import Run, Store, iterations
-from residual.reproduce.verdict import Spread, Verdict, interval, judge_claim, judge_number, pooled
+from residual.reproduce.store import Failure, Run, Store, iterations
+from residual.reproduce.verdict import Spread, Verdict, interval, judge_claim, judge_number, pooled, spreads
 
 POINTS = 200  # of a curve, at most
+SURVIVORS = "the runs that are left are not judged without it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +41,27 @@ class Evidence:
     quick: bool
     stopped: bool = False
 
-    def runs(self, setting: Setting) -> dict[int, Run]:
-        """The finished runs of a setting, as it was trained here, by seed."""
+    def planned(self, setting: Setting) -> dict[int, Run]:
+        """The runs of a setting, as it is trained here, by seed."""
         actual = self.allocation.actual(setting)
-        planned = {run.seed for run in (*self.allocation.runs, *self.allocation.spare) if run.key[0] == actual.key}
-        found = {seed: Run(setting=actual, seed=seed) for seed in sorted(planned)}
-        return {seed: run for seed, run in found.items() if self.store.state(run) == "done"}
+        seeds = {run.seed for run in (*self.allocation.runs, *self.allocation.spare) if run.key[0] == actual.key}
+        return {seed: Run(setting=actual, seed=seed) for seed in sorted(seeds)}
+
+    def runs(self, setting: Setting) -> dict[int, Run]:
+        """Those of them that are finished."""
+        return {seed: run for seed, run in self.planned(setting).items() if self.store.state(run) == "done"}
+
+    def failures(self, setting: Setting) -> dict[int, Failure]:
+        """Why others ended badly, by seed."""
+        found = {seed: self.failure(run) for seed, run in self.planned(setting).items()}
+        return {seed: failure for seed, failure in found.items() if failure is not None}
+
+    def failure(self, run: Run) -> Failure | None:
+        """Why a run ended badly, in this sitting or in an earlier one."""
+        if self.store.state(run) == "done":
+            return None
+        told = self.failed.get(run.key)
+        return self.store.failure(run) or (None if told is None else Failure(reason=told, diverged=False))
 
     def short(self, settings: Sequence[Setting]) -> dict[str, int] | None:
         """How much of their length was trained; None: all of it."""
@@ -58,13 +75,13 @@ def build(experiment: Experiment, evidence: Evidence) -> dict[str, Any]:
     """The record, but for what only the command knows: its budget, times, environment and words."""
     measured = {row.name: _measured(row, evidence) for row in experiment.rows}
     incomparable = evidence.quick or any(evidence.short(row.settings) for row in experiment.rows)
-    samples: dict[str, list[list[float]]] = {}
+    samples: dict[str, dict[str, list[float]]] = {}
     for row in experiment.rows:
-        if row.settings and not row.planted and evidence.short(row.settings) is None:
-            samples.setdefault(row.unit, []).append(list(measured[row.name].values.values()))
-    spreads = {unit: pooled(found) for unit, found in samples.items()}
+        if _is_usual(row, measured[row.name]):
+            samples.setdefault(row.unit, {})[row.name] = list(measured[row.name].values.values())
+    pools = {name: spread for found in samples.values() for name, spread in spreads(found).items()}
     rows = {
-        row.name: _row(row, measured[row.name], evidence, spreads.get(row.unit), comparable=not incomparable)
+        row.name: _row(row, measured[row.name], evidence, pools.get(row.name), comparable=not incomparable)
         for row in experiment.rows
     }
     return {
@@ -85,6 +102,14 @@ class _Measured:
     values: dict[int, float]  # by seed; of a computed number, by 0
     runs: list[Run]
     trouble: str = ""
+    lost: str = ""  # why a run is missing that was begun
+    at_chance: tuple[int, ...] = ()  # seeds that diverged, where that is what the paper says
+
+
+def _is_usual(row: Row, found: _Measured) -> bool:
+    """Whether a row's runs may say how noisy the others are: it has a number of the paper, and nothing went wrong."""
+    printed = row.paper is not None and row.paper.kind not in ("exact", "above", "below")
+    return printed and bool(row.settings) and not (row.planted or found.lost)
 
 
 def _measured(row: Row, evidence: Evidence) -> _Measured:
@@ -97,9 +122,27 @@ def _measured(row: Row, evidence: Evidence) -> _Measured:
         seeds = sorted(set.intersection(*(set(found) for found in by_setting)))
         together = {seed: [found[seed] for found in by_setting] for seed in seeds}
         values = {seed: float(row.measure(list(map(evidence.store.path, runs)))) for seed, runs in together.items()}
-        return _Measured(values=values, runs=[run for runs in together.values() for run in runs])
     except (ValueError, OSError) as error:
         return _Measured(values={}, runs=[], trouble=str(error))
+    except Exception as error:  # of one row; the others are not lost with it
+        return _Measured(values={}, runs=[], trouble=f"{type(error).__name__}: {error}")
+    failures = [evidence.failures(setting) for setting in row.settings]
+    diverged = set.intersection(*({seed for seed, each in found.items() if each.diverged} for found in failures))
+    at_chance = tuple(sorted(diverged)) if row.paper is not None and row.paper.kind == "above" else ()
+    for seed in at_chance:
+        values[seed] = 100 - 100 / source(row.settings[0].data).classes
+    return _Measured(
+        values=dict(sorted(values.items())),
+        runs=[run for runs in together.values() for run in runs],
+        lost=_told(failures, besides=at_chance),
+        at_chance=at_chance,
+    )
+
+
+def _told(failures: Iterable[Mapping[int, Failure]], *, besides: Sequence[int]) -> str:
+    """Which seeds were lost, and why."""
+    lost = sorted({(seed, each.reason) for found in failures for seed, each in found.items() if seed not in besides})
+    return "; ".join(f"seed {seed} was lost: {reason}" for seed, reason in lost)
 
 
 def _row(row: Row, found: _Measured, evidence: Evidence, spread: Spread | None, *, comparable: bool) -> dict[str, Any]:
@@ -107,6 +150,7 @@ def _row(row: Row, found: _Measured, evidence: Evidence, spread: Spread | None, 
     short = evidence.short(row.settings)
     finishes = [finish for run in found.runs if (finish := evidence.store.finish(run)) is not None]
     verdict = _verdict(row, found, short, spread, comparable=comparable)
+    made = _made(found.runs, evidence)
     return {
         "name": row.name,
         "unit": row.unit,
@@ -117,13 +161,37 @@ def _row(row: Row, found: _Measured, evidence: Evidence, spread: Spread | None, 
         "interval": interval(values),
         "n": len(values),
         "verdict": verdict.outcome,
-        "reason": verdict.reason,
+        "reason": "; ".join(filter(None, [verdict.reason, _at_chance(found), _mixed(made), row.note])),
         "short": short,
         "planted": row.planted,
         "seconds": sum(finish.seconds for finish in finishes),
         "runs": [evidence.store.path(run).name for run in found.runs],
         "hardware": ", ".join(sorted({finish.hardware for finish in finishes})),
+        **{name: ", ".join(values) for name, values in made.items()},
     }
+
+
+def _made(runs: Sequence[Run], evidence: Evidence) -> dict[str, list[str]]:
+    """With which code and on which images the runs of a row were trained; of each usually one."""
+    found: dict[str, set[str]] = {"commit": set(), "torch": set(), "data": set()}
+    for run in runs:
+        about = RunFolder.open(evidence.store.path(run)).description
+        environment, data = about.get("environment", {}), about.get("data", {})
+        for name, value in (*environment.items(), ("data", data.get("fingerprint"))):
+            if name in found and value:
+                found[name].add(str(value))
+    return {name: sorted(values) for name, values in found.items()}
+
+
+def _mixed(made: Mapping[str, Sequence[str]]) -> str:
+    """A remark where runs that are compared were not made by the same code."""
+    commits = [f"{each[:8]}{'+' if each.endswith('+') else ''}" for each in made["commit"]]
+    return f"runs of {len(commits)} commits: {', '.join(commits)}" if len(commits) > 1 else ""
+
+
+def _at_chance(found: _Measured) -> str:
+    count = len(found.at_chance)
+    return f"{count} of {len(found.values)} runs diverged, and count{'s' * (count == 1)} as guessing" if count else ""
 
 
 def _verdict(
@@ -132,15 +200,15 @@ def _verdict(
     values = list(found.values.values())
     if row.measure is None:
         return Verdict(outcome="cited", reason="the paper's number, which nothing here measures")
-    if found.trouble:
-        return Verdict(outcome="not tested at this budget", reason=found.trouble)
+    if found.trouble or found.lost:
+        return Verdict(outcome="not tested at this budget", reason=found.trouble or f"{found.lost}; {SURVIVORS}")
     if short is not None:
         told = f"trained for {short['iterations']:,} of {short['of']:,} iterations: no number of the paper is like it"
         return Verdict(outcome="not tested at this budget", reason=told)
     if row.paper is None or not comparable:
         told = "no number of the paper stands beside it" if comparable else "part of a quick or shortened record"
         return Verdict(outcome="measured" if values else "not tested at this budget", reason=told)
-    return judge_number(values, row.paper, spread=spread, resolution=row.resolution, unit=row.unit)
+    return judge_number(values, row.paper, spread=spread or pooled([values]), resolution=row.resolution, unit=row.unit)
 
 
 def _claim(
@@ -150,6 +218,11 @@ def _claim(
     numbers = {name: list(measured[name].values.values()) for name in claim.rising}
     exact = not any(rows[name].settings for name in claim.rising)
     verdict = judge_claim(list(numbers.values()), list(numbers), margin=claim.margin, exact=exact)
+    lost = [f"{name}: {measured[name].lost}" for name in claim.rising if measured[name].lost]
+    if lost:
+        told = f"{'; '.join(lost)}; {SURVIVORS}"
+        verdict = Verdict(outcome="not tested at this budget", reason=told)
+    mixed = _mixed(_made([run for name in claim.rising for run in measured[name].runs], evidence))
     if evidence.quick:  # the path of a test, not its outcome
         verdict = replace(
             verdict, outcome="not tested at this budget", reason=f"part of a quick record; {verdict.reason}"
@@ -158,7 +231,7 @@ def _claim(
         "text": claim.text,
         "p": verdict.p,
         "verdict": verdict.outcome,
-        "reason": verdict.reason,
+        "reason": "; ".join(filter(None, [verdict.reason, mixed])),
         "numbers": numbers,
         "short": evidence.short([setting for name in claim.rising for setting in rows[name].settings]),
     }
@@ -214,7 +287,7 @@ def _left_out(row: Row, found: _Measured, evidence: Evidence) -> list[dict[str, 
         whole = [run for run in whole if evidence.store.state(run) != "done"]
         missing = len({run.seed for run in whole})
         what = f"{row.name}: {missing} of {asked} seeds"
-        reasons = [evidence.failed[run.key] for run in whole if run.key in evidence.failed]
+        reasons = [failure.reason for run in whole if (failure := evidence.failure(run)) is not None]
         default = "stopped before it was done" if evidence.stopped else "does not fit into the budget"
         why = "; ".join(dict.fromkeys(reasons)) or default
     if not whole:

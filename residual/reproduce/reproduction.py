@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from residual.pipeline import Plan, Stop
+from residual.pipeline import Plan, Stop, asks_nothing_of_the_host
 from residual.records import RunFolder, environment, make_folder, read_json, write_json
 from residual.reproduce import data, jobs, work
 from residual.reproduce.budget import Allocation, allocate, everything
@@ -105,6 +105,19 @@ def why_not(experiment: Experiment, places: Mapping[str, Path], *, download: boo
     return None
 
 
+def can_share(experiments: Sequence[Experiment]) -> bool:
+    """Whether all their trainings can share a GPU from threads: none draws from the generator that threads share."""
+    settings = [setting for each in experiments for setting in each.settings]
+    return all(asks_nothing_of_the_host(setting.description, setting.recipe) for setting in settings)
+
+
+def side_by_side(device: str, experiments: Sequence[Experiment]) -> int:
+    """How many trainings go on at once where the user does not say."""
+    if device == "cpu":
+        return jobs.cores()
+    return STRANDS if device.startswith("cuda") and can_share(experiments) else 1
+
+
 def reproduce(order: Order, *, stop: Stop) -> Iterator[object]:
     """Do what is asked and yield what happens: `Doing`, `Planned`, the events of work.py, and `Recorded` at the end."""
     out = order.out / "quick" if order.quick else order.out
@@ -123,7 +136,7 @@ class _Reproduction:
         self.started = datetime.now(UTC).isoformat(timespec="seconds")
         device = pick_device(order.device)
         self.device = order.device if ":" in order.device else device.type
-        self.jobs = order.jobs or {"cpu": jobs.cores(), "cuda": STRANDS}.get(device.type, 1)
+        self.jobs = order.jobs or side_by_side(device.type, self.experiments)
         self.failed: dict[tuple[str, int], str] = {}
         self.calibration: Calibration | None = None
         name = experiments[0].name if len(experiments) == 1 else f"{len(experiments)}-experiments"
@@ -204,7 +217,7 @@ class _Reproduction:
         threads = max(1, jobs.cores() // self.jobs)
         if self.order.on == "ray":
             return jobs.on_ray(self.jobs, threads, gpu=self.device.startswith("cuda"))
-        if self.device.startswith("cuda"):
+        if self.device.startswith("cuda") and can_share(self.experiments):
             return jobs.strands(self.device)
         return jobs.processes(threads, self.store.out / "jobs.log")
 
@@ -271,11 +284,13 @@ class _Reproduction:
 
     def measure(self, run: Run, allocation: Allocation) -> None:
         """Read the rows off a run that has just ended: what takes long is kept beside it, and counts as its time."""
+        if self.stop.signal:
+            return
         for row in (row for each in self.experiments for row in each.rows if row.measure is not None):
             together = [Run(setting=allocation.actual(setting), seed=run.seed) for setting in row.settings]
             ready = run.key in {each.key for each in together}
             if ready and row.measure is not None and all(self.store.state(each) == "done" for each in together):
-                with suppress(ValueError, OSError):  # the record will say so
+                with suppress(Exception):  # the record will say so, and the other trainings go on
                     row.measure([self.store.path(each) for each in together])
 
     def plan(self, run: Run) -> Plan:

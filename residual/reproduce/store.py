@@ -1,6 +1,6 @@
 """Trainings by their content: where one lies, whether it is done, and what is left of it.
 
-    OUT/runs/<model>-<recipe>-<first 8 digits of the key>-seed<N>/     a run folder, plus finished.json
+    OUT/runs/<model>-<recipe>-<first 8 digits of the key>-seed<N>/     a run folder, plus finished.json or failed.json
 
 A training that two experiments need is one folder; one that was cut off goes on from its newest checkpoint.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from residual.records import RunFolder, read_json, write_json
+from residual.records import RunFolder, make_folder, read_json, write_json
 from residual.reproduce.data import source
 from residual.reproduce.experiment import Setting
 
@@ -45,6 +45,14 @@ class Finish:
     hardware: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """failed.json: why a run could not be finished.  diverged: its numbers ran away, whoever computes it."""
+
+    reason: str
+    diverged: bool
+
+
 @dataclass(frozen=True)
 class Store:
     """The runs in a folder."""
@@ -76,6 +84,16 @@ class Store:
             )
         return found
 
+    def failure(self, run: Run) -> Failure | None:
+        """Why a run ended badly; None for one that did not, or is done after all."""
+        path = self.path(run) / "failed.json"
+        return read_json(path, Failure) if path.is_file() and self.state(run) != "done" else None
+
+    def set_failed(self, run: Run, failure: Failure) -> None:
+        """Remember that a run ended badly: its row must not be judged by the others, now or later."""
+        make_folder(self.path(run))
+        write_json(self.path(run) / "failed.json", failure)
+
     def set_finished(self, run: Run, *, seconds: float) -> None:
         """Say that a run is complete: only now it counts."""
         about = RunFolder.open(self.path(run)).description["environment"]
@@ -87,6 +105,11 @@ class Store:
             hardware=str(about.get("gpu") or about.get("cpu")),
         )
         write_json(self.path(run) / "finished.json", found)
+
+    def safe(self, run: Run) -> int:
+        """Iterations that the newest checkpoint of a run holds."""
+        found = [path.stem.removeprefix("step-") for path in (self.path(run) / "checkpoints").glob("step-*.json")]
+        return max((int(step) for step in found if step.isdigit()), default=0)
 
     def done(self, run: Run) -> int:
         """Iterations that are behind a run, as far as its measurements tell."""

@@ -17,7 +17,7 @@ import msgspec
 from residual.pipeline import Plan, Stop
 from residual.reproduce.calibrate import Calibration, mean
 from residual.reproduce.jobs import Job, Message, Messages, Start
-from residual.reproduce.store import Run, Store, iterations
+from residual.reproduce.store import Failure, Run, Store, iterations
 
 BEAT = 0.25  # seconds between looks at the clock and at signals
 TRUSTED = 3.0  # seconds of work as estimated, before its true speed is believed
@@ -204,11 +204,11 @@ class Pool:
                 job = idle.pop(0)
                 busy[id(job)] = run
                 board.expect(run)
-                job.order({"plan": asdict(plan(run)), "path": str(store.path(run))})
+                job.order({"plan": asdict(plan(run)), "path": str(store.path(run).resolve())})
             if not busy:
                 return
             if late and until is not None and time.monotonic() > until + grace:
-                yield from (Halted(run=run, step=store.done(run)) for run in busy.values())
+                yield from (Halted(run=run, step=store.safe(run)) for run in busy.values())
                 return
             try:
                 job, message = self.messages.get(timeout=BEAT)
@@ -231,6 +231,9 @@ class Pool:
                 tried.add(run.key)
                 if event.again:
                     pending.insert(0, run)
+                else:  # what a later sitting must know: survivors alone prove nothing
+                    diverged = message is not None and bool(message.get("diverged"))
+                    store.set_failed(run, Failure(reason=event.reason, diverged=diverged))
             if ended:
                 del busy[id(job)]
                 idle.append(job if message is not None else self._anew(job))

@@ -72,7 +72,7 @@ def follow(order: dict[str, Any], stop: Stop) -> Iterator[dict[str, Any]]:
         if not final:
             traceback.print_exc()
         told = str(error) if final or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        yield {"failed": told, "final": final}
+        yield {"failed": told, "final": final, "diverged": isinstance(error, Diverged)}
 
 
 def _plan(told: dict[str, Any]) -> Plan:
@@ -96,7 +96,7 @@ def _train(plan: Plan, path: Path, stop: Stop) -> Iterator[object]:
 def _begin(plan: Plan, path: Path) -> Callable[[Stop], Iterator[object]]:
     if not (path / "run.json").is_file():
         return lambda stop: pipeline.train(plan, path, stop=stop)
-    return lambda stop: pipeline.resume(path, stop=stop, workers=plan.workers, device=plan.device)
+    return lambda stop: pipeline.resume(path, stop=stop, workers=plan.workers, device=plan.device, data=plan.data)
 
 
 if __name__ == "__main__":

@@ -174,6 +174,15 @@ def test_what_the_paper_claims_holds_in_the_numbers_that_it_prints():
     assert tested >= 45
 
 
+@pytest.mark.parametrize("name", ["table3", "table3_tiny"])
+def test_any_shortcut_is_each_of_the_three(name):
+    claims = {claim.text: claim.rising for claim in experiment(name).claims}
+    for option in "ABC":
+        better, worse = claims[f"Option {option} improves 34 layers"]
+        assert better.startswith(f"ResNet-34 {option}")
+        assert worse.startswith("plain-34")
+
+
 def test_table_6_asks_for_five_runs_of_110_layers_and_compares_with_the_best_of_five():
     row = next(row for row in experiment("table6").rows if row.name == "ResNet-110")
     assert row.seeds == row.paper.n == 5

@@ -29,6 +29,13 @@ def test_a_wrongly_strided_resnet_50_is_told_apart():
     assert planted.paper.value == ROWS["ResNet-50: FLOPs"].paper.value == ROWS["ResNet-50: FLOPs"].measure(()) == 3.8
 
 
+def test_a_number_that_made_the_rule_says_that_it_is_no_evidence_for_it():
+    for layers in table1.IMAGENET:
+        assert "inferred from the five FLOPs" in ROWS[f"ResNet-{layers}: FLOPs"].note
+        assert not ROWS[f"ResNet-{layers}: layers"].note
+    assert "inferred" in ROWS["plain-34: FLOPs"].note
+
+
 def test_no_simpler_rule_gives_all_five_multiply_adds():
     exact = {layers: macs(describe(f"resnet{layers}")) / 1e9 for layers in table1.IMAGENET}
     rounded = {layers: round(count, 1) for layers, count in exact.items()}

@@ -6,10 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from residual.report import write_reproduction
-from residual.report.reproduction import Printed, number, remark
+from residual.report.reproduction import Printed, Record, number, remark, section
+from residual.reproduce.overview import _verdicts as listed_verdicts
 
 ENVIRONMENT = {"python": "3.11.7", "cpu": "AMD EPYC 7B13", "cores": 2, "commit": "1f0c9a7be2d34c11"}
 
@@ -146,8 +148,53 @@ def test_a_row_planted_wrong_must_differ_and_counts_as_right_when_it_does(tmp_pa
     planted = {"name": "wrong", "unit": "G", "verdict": "differs", "ours": [4.09], "mean": 4.09, "planted": True}
     text = words(write(tmp_path, table(rows=[planted])))
     assert "wrong 4.09 differs, as it must" in text
-    assert "1 agrees" in text
+    assert "1 agrees" not in text
     assert "1 differs" not in text
+    missed = {**planted, "verdict": "agrees"}
+    assert "wrong 4.09 agrees, and must differ" in words(write(tmp_path / "missed", table(rows=[missed])))
+
+
+def test_a_claim_of_shortened_trainings_is_counted_apart_and_says_its_length(tmp_path: Path):
+    full = {"text": "in full", "verdict": "agrees", "p": 0.01}
+    short = {"iterations": 2000, "of": 64_000}
+    shortened = {"text": "in short", "verdict": "agrees", "p": 0.02, "short": short}
+    open_one = {"text": "open", "verdict": "not tested at this budget", "p": 0.2, "short": short}
+    text = words(write(tmp_path, figure(rows=[], claims=[full, shortened, open_one])))
+    assert "1 agrees · 1 agrees, shortened · 1 not tested at this budget" in text
+    assert "2 agrees" not in text
+    assert "in short agrees 2,000 of 64,000 iterations 0.020" in text
+
+
+def test_the_list_and_the_report_count_alike(tmp_path: Path):
+    short = {"iterations": 2000, "of": 64_000}
+    verdicts = ("agrees", "differs", "not tested at this budget", "measured", "cited")
+    rows = [
+        {"name": f"{verdict} {planted}", "unit": "%", "verdict": verdict, "planted": planted}
+        for verdict in verdicts
+        for planted in (False, True)
+    ]
+    claims = [
+        {"text": verdict, "verdict": verdict, "short": each} for verdict in verdicts[:3] for each in (None, short)
+    ]
+    record = table(rows=rows, claims=claims)
+    write(tmp_path, record)
+    (listed,) = (counts for path, counts in listed_verdicts("table6", tmp_path).items() if str(tmp_path) in path)
+    assert listed == dict(section(msgspec.convert(record, Record)).tally)
+    assert listed["agrees"] == 2
+    assert listed["agrees, shortened"] == 1
+    assert "cited" not in listed
+
+
+def test_every_section_says_with_what_its_runs_were_made(tmp_path: Path):
+    rows = table()["rows"]
+    rows[1] |= {"hardware": "a GPU", "torch": "2.15.0", "commit": "aaaa1111", "data": "f00d"}
+    rows[2] |= {"hardware": "a core", "torch": "2.11.0", "commit": "bbbb2222", "data": "f00d"}
+    other = figure(environment={"cpu": "another core", "commit": "cccc3333"})
+    text = words(write(tmp_path, table(rows=rows), other))
+    assert "rows ResNet-20 trained on a GPU torch 2.15.0 commit aaaa1111 training images f00d" in text
+    assert "rows ResNet-110 trained on a core torch 2.11.0 commit bbbb2222 training images f00d" in text
+    assert "AMD EPYC 7B13" in text
+    assert "cpu another core" in text
 
 
 def test_a_single_printed_number_has_no_remark():

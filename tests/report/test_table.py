@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from residual.report.table import POINTS, main, record, renewed, table
+from residual.report.table import POINTS, main, named, record, renewed, table
 from residual.report.table import row as row_of
 
 README = "before\n<!-- results: made by `make table` -->\nold\n| rows |\n<!-- /results -->\nafter\n"
@@ -86,6 +86,19 @@ def test_a_run_is_kept_and_the_readme_renewed_from_the_command_line(run: Path, t
     assert "old" not in text
     assert "(results/cifar/r20.json)" in text
     assert text.endswith("<!-- /results -->\nafter\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "told"),
+    [
+        ("ResNet-20", "% test error", "ResNet-20, % test error"),
+        ("plain-20, training error", "% training error", "plain-20, training error, %"),
+        ("ResNet-18: layers", "layers", "ResNet-18: layers"),
+        ("conv2_x", "", "conv2_x"),
+    ],
+)
+def test_a_unit_is_said_once(name: str, unit: str, told: str):
+    assert named(name, unit) == told
 
 
 def test_a_reproduction_gives_its_trained_numbers_and_its_tested_claims(tmp_path: Path):

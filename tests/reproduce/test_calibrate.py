@@ -11,7 +11,6 @@ from residual.reproduce.calibrate import (
     Price,
     _price,
     calibrate,
-    layers,
     looks,
     mean,
 )
@@ -43,10 +42,6 @@ def test_a_deeper_network_costs_what_its_arithmetic_says():
     assert abs(ratio - macs(describe("resnet56")) / macs(describe("resnet20"))) < 1e-9
     whole = 64_000 * 128 * 1e-11 * macs(describe("resnet20"))
     assert by_macs.seconds(PAPER) - by_macs.start == pytest.approx(whole)
-
-
-def test_layers_are_counted_as_in_their_names():
-    assert [layers(describe(name)) for name in ("resnet20", "plain56", "resnet50", "preresnet164")] == [20, 56, 50, 164]
 
 
 def test_a_short_training_looks_less_often(setting):

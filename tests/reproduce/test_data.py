@@ -1,10 +1,14 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from residual.reproduce.data import DATA, given, missing, refuse_others, where
+from residual.data.images import Images
+from residual.data.sources import open_dataset
+from residual.reproduce.data import DATA, content, given, missing, refuse_others, where
 
 
 @pytest.fixture(autouse=True)
@@ -72,3 +76,43 @@ def test_other_data_than_the_named_is_refused(tmp_path):
     with pytest.raises(ValueError, match="is not CIFAR-10: it has 4 training images, 4 held out, 2 classes"):
         refuse_others("cifar10", str(tmp_path))
     refuse_others("shapes", "shapes")
+
+
+def some_images(seed: int = 0) -> Images:
+    pixels = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (12, 8, 8, 3), np.uint8))
+    labels = torch.arange(12) % 3
+    return Images(pixels=pixels, labels=labels, classes=("a", "b", "c"), names=tuple(map(str, range(12))))
+
+
+def test_content_is_told_by_pixels_and_classes_in_whatever_order():
+    images = some_images()
+    shuffled = images.select(torch.randperm(12, generator=torch.Generator().manual_seed(0)))
+    renamed = replace(images, labels=(images.labels + 1) % 3, classes=("x", "y", "z"))
+    assert content(images) == content(shuffled) == content(renamed)
+    labels, pixels = images.labels.clone(), images.pixels.clone()
+    labels[0], pixels[5, 0, 0, 0] = 1, pixels[5, 0, 0, 0] ^ 1
+    others = [replace(images, labels=labels), replace(images, pixels=pixels), some_images(1)]
+    assert len({content(each) for each in (images, *others)}) == 4
+
+
+def test_other_images_of_the_same_counts_are_refused(tmp_path, monkeypatch):
+    """CIFAR's counts were enough before."""
+    for split in ("train", "test"):
+        for number, label in enumerate(("cat", "dog")):
+            (tmp_path / split / label).mkdir(parents=True)
+            pixels = np.full((32, 32, 3), 40 * number, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / split / label / "1.png")
+    found = open_dataset(str(tmp_path))
+    true = (content(found.train), content(found.test))
+    small = replace(DATA["cifar10"], train=2, held=2, classes=2, content=true)
+    monkeypatch.setitem(DATA, "cifar10", small)
+    refuse_others("cifar10", str(tmp_path))
+    Image.fromarray(pixels + 1).save(tmp_path / "test" / "dog" / "1.png")
+    with pytest.raises(ValueError, match="has the counts of CIFAR-10, but its test images or their labels are others"):
+        refuse_others("cifar10", str(tmp_path))
+
+
+def test_cifar_is_known_by_its_images():
+    for name in ("cifar10", "cifar100"):
+        assert len(set(DATA[name].content)) == 2
+        assert all(len(each) == 64 for each in DATA[name].content)

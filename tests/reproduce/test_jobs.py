@@ -92,3 +92,11 @@ def test_a_thread_stops_with_a_checkpoint_when_it_is_told_to(tmp_path):
         assert message["event"] != "Finished"
     job.end(now=True)
     assert list((tmp_path / "run" / "checkpoints").glob(f"step-*{message['step']}.json"))
+
+
+def test_a_thread_that_dies_says_so():
+    messages: queue.Queue = queue.Queue()
+    job = strands("cuda:99")(messages)  # a device that no machine has
+    assert messages.get(timeout=60) == (job, None)
+    assert "its thread has ended" in job.last_words()
+    job.end(now=True)

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
+from residual.models.cost import layers
 from residual.recipes.paper import paper_choosing
-from residual.reproduce.calibrate import layers
 from residual.reproduce.experiment import Row, Setting
 from residual.reproduce.measures import test_error as held_out_error
 from residual.reproduce.quick import ITERATIONS, quick

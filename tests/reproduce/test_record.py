@@ -5,9 +5,9 @@ import pytest
 
 from residual.records import write_json
 from residual.reproduce.budget import Allocation
-from residual.reproduce.experiment import Line
+from residual.reproduce.experiment import Line, Printed
 from residual.reproduce.record import POINTS, Evidence, _mean_curve, build, read_known
-from residual.reproduce.store import Run, Store, iterations, shortened
+from residual.reproduce.store import Failure, Run, Store, iterations, shortened
 
 
 def evidence(tmp_path, experiment, allocation=None, **changes) -> Evidence:
@@ -17,7 +17,8 @@ def evidence(tmp_path, experiment, allocation=None, **changes) -> Evidence:
     store = Store(tmp_path)
     for run in allocation.runs:
         store.path(run).mkdir(parents=True)
-        write_json(store.path(run) / "run.json", {"environment": {"cpu": "a core"}})
+        about = {"cpu": "a core", "torch": "2.15.0", "commit": "aaaa" * 10}
+        write_json(store.path(run) / "run.json", {"environment": about, "data": {"fingerprint": "f00d"}})
         deep = run.setting.model == "plain14"
         write_json(store.path(run) / "number.json", 50.0 + 10 * deep + run.seed)
         store.set_finished(run, seconds=60.0)
@@ -44,7 +45,8 @@ def test_numbers_intervals_and_verdicts_of_planted_runs(tmp_path, planted):
     assert shallow["interval"] == pytest.approx((51 - 2.484, 51 + 2.484), abs=1e-3)
     assert shallow["seconds"] == 180.0
     assert shallow["hardware"] == "a core"
-    assert "4 degrees of freedom" in shallow["reason"], "pooled over both rows of this unit"
+    assert "2 degrees of freedom)" in shallow["reason"], "the other row of this unit has no number of the paper"
+    assert (shallow["torch"], shallow["commit"], shallow["data"]) == ("2.15.0", "aaaa" * 10, "f00d")
     assert deep["ours"] == [60.0, 61.0, 62.0]
     assert found["claims"][0]["verdict"] == "agrees"
     assert not found["left_out"]
@@ -73,6 +75,91 @@ def test_what_is_missing_is_named_with_its_reason_and_cost(tmp_path, planted):
     ]
     assert [part["seconds"] for part in found["left_out"]] == [7_200, 10_800]
     assert found["rows"][0]["verdict"] == "not tested at this budget"
+
+
+def with_paper(planted, *printed):
+    """The small experiment with these numbers of the paper beside its two networks."""
+    rows = (replace(row, paper=paper, resolution=9.0) for row, paper in zip(planted.rows[:2], printed, strict=True))
+    return replace(planted, rows=(*rows, *planted.rows[2:]))
+
+
+def test_rows_with_a_number_of_the_paper_are_pooled_but_not_with_bounds(tmp_path, planted):
+    both = with_paper(planted, Printed(value=50.0), Printed(value=60.0))
+    found = build(both, evidence(tmp_path / "both", both))
+    assert "4 degrees of freedom over 2 rows" in found["rows"][0]["reason"]
+    bound = with_paper(planted, Printed(value=50.0), Printed(value=20.0, kind="above"))
+    found = build(bound, evidence(tmp_path / "bound", bound))
+    assert "2 degrees of freedom)" in found["rows"][0]["reason"]
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_row_that_lost_a_run_is_not_judged_by_its_survivors(tmp_path, planted, remembered):
+    """They were judged before, and the run that diverged was nowhere but among what was left out."""
+    both = with_paper(planted, Printed(value=51.0), Printed(value=61.0))
+    about = evidence(tmp_path, both)
+    assert [row["verdict"] for row in build(both, about)["rows"][:2]] == ["agrees"] * 2
+    lost = Run(setting=both.rows[1].settings[0], seed=3)
+    allocation = Allocation(runs=(*about.allocation.runs, lost))
+    failure = Failure(reason="numbers that are not finite", diverged=True)
+    if remembered:  # in an earlier sitting
+        about.store.set_failed(lost, failure)
+    about = replace(about, allocation=allocation, failed={} if remembered else {lost.key: failure.reason})
+    found = build(both, about)
+    _, deep, *_ = found["rows"]
+    assert deep["verdict"] == "not tested at this budget"
+    assert deep["reason"].startswith("seed 3 was lost: numbers that are not finite; ")
+    (claim,) = found["claims"]
+    assert (claim["verdict"], claim["p"]) == ("not tested at this budget", None)
+    assert "plain-14: seed 3 was lost" in claim["reason"]
+    about.store.path(lost).mkdir(exist_ok=True)
+    write_json(about.store.path(lost) / "run.json", {"environment": {"cpu": "a core"}})
+    write_json(about.store.path(lost) / "number.json", 61.5)
+    about.store.set_finished(lost, seconds=60.0)
+    found = build(both, about)
+    assert found["claims"][0]["verdict"] == "agrees", "it was done after all"
+    assert found["rows"][1]["n"] == 4
+
+
+def test_where_the_paper_says_that_a_network_fails_a_run_that_diverged_counts_as_one_that_guesses(tmp_path, planted):
+    bound = with_paper(planted, Printed(value=51.0), Printed(value=20.0, kind="above", n=5))
+    about = evidence(tmp_path, bound)
+    lost = Run(setting=bound.rows[1].settings[0], seed=3)
+    about = replace(about, allocation=Allocation(runs=(*about.allocation.runs, lost)))
+    about.store.set_failed(lost, Failure(reason="numbers that are not finite", diverged=True))
+    deep = build(bound, about)["rows"][1]
+    assert deep["ours"] == [60.0, 61.0, 62.0, 90.0], "of ten classes"
+    assert deep["seeds"] == [0, 1, 2, 3]
+    assert len(deep["runs"]) == 3
+    assert deep["reason"].endswith("1 of 4 runs diverged, and counts as guessing")
+    about.store.set_failed(lost, Failure(reason="no memory", diverged=False))
+    assert "seed 3 was lost: no memory" in build(bound, about)["rows"][1]["reason"]
+
+
+def test_runs_of_several_commits_are_told_in_their_row_and_claim(tmp_path, planted):
+    about = evidence(tmp_path, planted)
+    run = about.store.path(about.allocation.runs[0])
+    write_json(run / "run.json", {"environment": {"cpu": "another", "torch": "2.11.0", "commit": "bbbb" * 10 + "+"}})
+    found = build(planted, about)
+    shallow, deep, *_ = found["rows"]
+    assert shallow["reason"].endswith("runs of 2 commits: aaaaaaaa, bbbbbbbb+")
+    assert shallow["torch"] == "2.11.0, 2.15.0"
+    assert found["claims"][0]["reason"].endswith("runs of 2 commits: aaaaaaaa, bbbbbbbb+")
+    assert "commits" not in deep["reason"]
+
+
+def test_what_a_reader_has_to_know_of_a_row_stands_in_its_reason(tmp_path, planted):
+    noted = replace(planted, rows=(*planted.rows[:2], replace(planted.rows[2], note="by our rule"), *planted.rows[3:]))
+    assert build(noted, evidence(tmp_path, noted))["rows"][2]["reason"].endswith("; by our rule")
+
+
+def test_whatever_a_measure_runs_into_costs_its_row_alone(tmp_path, planted):
+    def broken(runs):
+        raise KeyError("top1_error")
+
+    shallow, *others = planted.rows
+    found = build(replace(planted, rows=(replace(shallow, measure=broken), *others)), evidence(tmp_path, planted))
+    assert found["rows"][0]["reason"] == "KeyError: 'top1_error'"
+    assert found["rows"][1]["n"] == 3
 
 
 def test_a_measure_that_cannot_be_read_is_told_in_its_row(tmp_path, planted):
