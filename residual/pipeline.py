@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from residual.data.batches import Batch, Order, training_batches
 from residual.data.images import Dataset, ImageFiles, Images
-from residual.data.resident import ResidentBatches, can_be_resident, is_simple
+from residual.data.resident import ResidentBatches, is_simple
 from residual.data.sources import open_dataset
 from residual.data.split import hold_out
 from residual.data.statistics import adapted, measure_preprocessing, network_size
@@ -219,6 +219,11 @@ class _Run:
         self.sharded = ShardedState(optimizer, self.world) if sharded else None
         shared = distributed.share(model, self.world, drops=self.model_description.stochastic_depth > 0)
         self.training = Training(model, optimizer, average, shared=shared)
+        # Whether an iteration can be captured: nothing of it is drawn, decoded, agreed on or decided on the host.
+        alone = self.device.type in GRAPHS and self.world.size == 1
+        self.resident = (
+            alone and isinstance(images, Images) and asks_nothing_of_the_host(self.model_description, recipe)
+        )
         self.totals = Totals(self.device)
         self.pace = Pace(recipe.schedule, recipe.length(len(images)))
         if plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
@@ -389,13 +394,6 @@ class _Run:
             clip=self.recipe.clip,
             check_every=check_every,
         )
-
-    @property
-    def resident(self) -> bool:
-        """Whether an iteration can be captured: nothing of it is drawn, decoded, agreed on or decided on the host."""
-        alone = self.device.type in GRAPHS and self.world.size == 1
-        in_memory = can_be_resident(self.data.train, self.recipe.augmentation)
-        return alone and in_memory and asks_nothing_of_the_host(self.model_description, self.recipe)
 
     def batches(self, start: int) -> Iterator[Batch]:
         return training_batches(

@@ -5,18 +5,13 @@
 The figure prints no numbers: the rows are the ends of its curves, and their beginnings.  Runs are those of table 2.
 """
 
-from residual.recipes.imagenet import paper_photos
 from residual.reproduce import ledger
-from residual.reproduce.experiment import Claim, Experiment, Line, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Line, Row
 from residual.reproduce.measures import curves, early_training_error, test_error, training_error
+from residual.reproduce.photographs import on_imagenet
 
 NETWORKS = {
-    name: Setting(
-        model=model,
-        recipe=paper_photos(),
-        data="imagenet",
-        changes={"shortcut": shortcut},
-    )
+    name: on_imagenet(model, shortcut)
     for name, model, shortcut in (
         ("plain-18", "plain18", "none"),
         ("plain-34", "plain34", "none"),

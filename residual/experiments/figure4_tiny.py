@@ -5,18 +5,12 @@
 Runs are those of table2-tiny.
 """
 
-from residual.recipes.tiny import SIDE, paper_tiny
-from residual.reproduce.experiment import Claim, Experiment, Line, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Line, Row
 from residual.reproduce.measures import curves, early_training_error, test_error, training_error
+from residual.reproduce.photographs import on_tiny_imagenet
 
 NETWORKS = {
-    name: Setting(
-        model=model,
-        recipe=paper_tiny(),
-        data="tiny-imagenet",
-        changes={"shortcut": shortcut},
-        size=SIDE,
-    )
+    name: on_tiny_imagenet(model, shortcut)
     for name, model, shortcut in (
         ("plain-18", "plain18", "none"),
         ("plain-34", "plain34", "none"),

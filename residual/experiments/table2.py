@@ -6,10 +6,10 @@ Shortcuts are of option A and add no parameters.
 """
 
 from residual.evaluate.protocol import ten_crop
-from residual.recipes.imagenet import paper_photos
 from residual.reproduce import ledger
-from residual.reproduce.experiment import Claim, Experiment, Printed, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Printed, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_imagenet
 
 NETWORKS = {  # model, shortcut: % top-1 error
     "plain-18": ("plain18", "none", 27.94),
@@ -28,7 +28,7 @@ experiment = Experiment(
             name=name,
             unit="% top-1 error",
             paper=Printed(value=error),
-            settings=(Setting(model=model, recipe=paper_photos(), data="imagenet", changes={"shortcut": shortcut}),),
+            settings=(on_imagenet(model, shortcut),),
             measure=error_under(ten_crop),
             seeds=2,
             resolution=0.5,

@@ -6,9 +6,9 @@ The networks are those of the table; the numbers are not like its numbers.
 """
 
 from residual.evaluate.protocol import ten_crop
-from residual.recipes.tiny import SIDE, paper_tiny
-from residual.reproduce.experiment import Claim, Experiment, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_tiny_imagenet
 
 NETWORKS = {  # model, shortcut
     "plain-18": ("plain18", "none"),
@@ -26,15 +26,7 @@ experiment = Experiment(
         Row(
             name=name,
             unit="% top-1 error",
-            settings=(
-                Setting(
-                    model=model,
-                    recipe=paper_tiny(),
-                    data="tiny-imagenet",
-                    changes={"shortcut": shortcut},
-                    size=SIDE,
-                ),
-            ),
+            settings=(on_tiny_imagenet(model, shortcut),),
             measure=error_under(ten_crop),
             seeds=3,
         )

@@ -6,10 +6,10 @@ The networks of 50 layers and more take option B, and stride in the first 1x1 of
 """
 
 from residual.evaluate.protocol import ten_crop
-from residual.recipes.imagenet import paper_photos
 from residual.reproduce import ledger
-from residual.reproduce.experiment import Claim, Experiment, Printed, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Printed, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_imagenet
 
 CITED = {"VGG-16": (28.07, 9.33), "GoogLeNet": (None, 9.15), "PReLU-net": (24.27, 7.38)}
 NETWORKS = {  # model, shortcut: (top-1, top-5), % error
@@ -46,9 +46,7 @@ experiment = Experiment(
                 name=f"{name}, top-{top}",
                 unit=f"% top-{top} error",
                 paper=Printed(value=error),
-                settings=(
-                    Setting(model=model, recipe=paper_photos(), data="imagenet", changes={"shortcut": shortcut}),
-                ),
+                settings=(on_imagenet(model, shortcut),),
                 measure=error_under(ten_crop, top=top),
                 seeds=2,
                 resolution=0.5,

@@ -6,10 +6,10 @@ Runs are those of table 3.  VGG's number of 2014 is of the test set.
 """
 
 from residual.evaluate.protocol import multi_scale
-from residual.recipes.imagenet import paper_photos
 from residual.reproduce import ledger
-from residual.reproduce.experiment import Claim, Experiment, Printed, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Printed, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_imagenet
 
 CITED = {  # (top-1, top-5), % error
     "VGG (ILSVRC 2014), test set": (None, 8.43),
@@ -44,9 +44,7 @@ experiment = Experiment(
                 name=f"{name}, top-{top}",
                 unit=f"% top-{top} error",
                 paper=Printed(value=error),
-                settings=(
-                    Setting(model=model, recipe=paper_photos(), data="imagenet", changes={"shortcut": shortcut}),
-                ),
+                settings=(on_imagenet(model, shortcut),),
                 measure=error_under(multi_scale, top=top),
                 seeds=2,
                 resolution=0.5,

@@ -6,9 +6,9 @@ Runs are those of table3-tiny.
 """
 
 from residual.evaluate.protocol import multi_scale
-from residual.recipes.tiny import SIDE, paper_tiny
-from residual.reproduce.experiment import Claim, Experiment, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_tiny_imagenet
 
 NETWORKS = {  # model, shortcut
     "ResNet-34 B": ("resnet34", "B"),
@@ -27,15 +27,7 @@ experiment = Experiment(
         Row(
             name=name,
             unit="% top-1 error",
-            settings=(
-                Setting(
-                    model=model,
-                    recipe=paper_tiny(),
-                    data="tiny-imagenet",
-                    changes={"shortcut": shortcut},
-                    size=SIDE,
-                ),
-            ),
+            settings=(on_tiny_imagenet(model, shortcut),),
             measure=error_under(multi_scale),
             seeds=3,
         )

@@ -8,10 +8,10 @@ an ensemble is better than its best network, on the validation images.  The pape
 """
 
 from residual.evaluate.protocol import multi_scale
-from residual.recipes.imagenet import paper_photos
 from residual.reproduce import ledger
-from residual.reproduce.experiment import Claim, Experiment, Printed, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Printed, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_imagenet
 
 TEST = {  # % top-5 error
     "VGG (ILSVRC 2014)": 7.32,
@@ -22,7 +22,7 @@ TEST = {  # % top-5 error
     "ResNet (ILSVRC 2015), six networks": 3.57,
 }
 NETWORKS = tuple(
-    Setting(model=f"resnet{layers}", recipe=paper_photos(), data="imagenet", changes={"shortcut": shortcut})
+    on_imagenet(f"resnet{layers}", shortcut)
     for layers, shortcut in ((34, "B"), (34, "C"), (50, "B"), (101, "B"), (152, "B"))
 )
 

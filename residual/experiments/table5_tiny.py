@@ -6,18 +6,12 @@ Runs are those of table3-tiny.
 """
 
 from residual.evaluate.protocol import multi_scale
-from residual.recipes.tiny import SIDE, paper_tiny
-from residual.reproduce.experiment import Claim, Experiment, Row, Setting
+from residual.reproduce.experiment import Claim, Experiment, Row
 from residual.reproduce.measures import error_under
+from residual.reproduce.photographs import on_tiny_imagenet
 
 NETWORKS = tuple(
-    Setting(
-        model=f"resnet{layers}",
-        recipe=paper_tiny(),
-        data="tiny-imagenet",
-        changes={"shortcut": shortcut},
-        size=SIDE,
-    )
+    on_tiny_imagenet(f"resnet{layers}", shortcut)
     for layers, shortcut in ((34, "B"), (34, "C"), (50, "B"), (101, "B"), (152, "B"))
 )
 
