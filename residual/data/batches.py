@@ -5,7 +5,7 @@ comes once per epoch, and iteration k sees the images at positions k B to (k + 1
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,16 +46,19 @@ class Order:
         """
         places = positions // self.repeats
         epochs, ranks = places // self.count, places % self.count
-        needed = sorted(set(epochs.tolist()))
-        self._epochs = {
-            epoch: self._epochs[epoch] if epoch in self._epochs else permutation(self.count, self.seed, epoch)
-            for epoch in needed
-        }
         indices = torch.empty_like(positions)
-        for epoch, order in self._epochs.items():
+        for epoch, order in self.of_epochs(sorted(set(epochs.tolist()))).items():
             here = epochs == epoch
             indices[here] = order[ranks[here]]
         return epochs * self.repeats + positions % self.repeats, indices
+
+    def of_epochs(self, epochs: Iterable[int]) -> dict[int, Tensor]:
+        """(count,) image indices of each epoch asked for; one that was asked for last time is not shuffled again."""
+        self._epochs = {
+            epoch: self._epochs[epoch] if epoch in self._epochs else permutation(self.count, self.seed, epoch)
+            for epoch in epochs
+        }
+        return self._epochs
 
 
 def training_batches(

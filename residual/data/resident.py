@@ -7,9 +7,9 @@ order of two epochs, which `at` renews when an epoch has passed.  The batches ar
 
 import torch
 
-from residual.data.batches import Batch
+from residual.data.batches import Batch, Order
 from residual.data.images import ImageFiles, Images
-from residual.data.transforms import Augmentation, Normalize, crop_and_flip, key, permutation
+from residual.data.transforms import Augmentation, Normalize, crop_and_flip, key
 
 
 def can_be_resident(images: Images | ImageFiles, augmentation: Augmentation) -> bool:
@@ -40,7 +40,7 @@ class ResidentBatches:
             raise ValueError(f"images in memory that are shifted and mirrored can be resident, not {augmentation}")
         self.pixels, self.labels = images.pixels.to(device), images.labels.to(device)
         self.augmentation, self.normalize = augmentation, normalize
-        self.batch, self.seed, self.device = batch, seed, device
+        self.batch, self.seed, self.shuffled = batch, seed, Order(len(images), seed)
         self.count, self.span = len(images), -(-batch // len(images)) + 1  # epochs that one batch can touch
         self.ahead = torch.arange(batch, device=device)
         self.position = torch.zeros((), dtype=torch.int64, device=device)  # of the next batch's first image
@@ -54,8 +54,8 @@ class ResidentBatches:
         if step != self._step:
             self.position.fill_(step * self.batch)
         if epoch != self._epoch:
-            orders = [permutation(self.count, self.seed, epoch + later) for later in range(self.span)]
-            self.order.copy_(torch.cat(orders), non_blocking=True)
+            orders = self.shuffled.of_epochs(range(epoch, epoch + self.span))
+            self.order.copy_(torch.cat(list(orders.values())), non_blocking=True)
             self.first.fill_(epoch)
         self._step, self._epoch = step + 1, epoch  # drawing moves the position on
 
