@@ -21,34 +21,36 @@ class Started:
     network: str
     parameters: int
     images: dict[str, int]  # split -> number
-    size: int  # side of the square that the network sees, pixels
+    size: int  # side of the square that the network sees, or the shorter side of a detector's images, pixels
     problems: tuple[tuple[str, str], ...]  # files left out: path, reason
     device: str
     step: int
+    square: bool = True  # whether the network sees squares
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A stretch of iterations is done; loss and training error (percent) are its means."""
+    """A stretch of iterations is done; loss and training error (percent, of classifiers) are its means."""
 
     step: int
     iterations: int
     epoch: float
     loss: float
     rate: float
-    train_error: float
+    train_error: float | None
     images_per_second: float
     seconds_left: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The error on held-out images in the middle of training, percent."""
+    """What was measured on held-out images in the middle of training, percent."""
 
     step: int
     split: str
-    error: float
+    value: float
     best: bool
+    measure: str = "error"  # of which less is better; or "mAP@.5", of which more is
 
 
 @dataclass(frozen=True)

@@ -134,7 +134,7 @@ def test_the_front_door_shows_what_it_has():
 
     defined = {node.name for node in tree(HOUSE / "__init__.py").body if isinstance(node, ast.FunctionDef)}
     assert {name for name in defined if not name.startswith("_")} <= set(residual.__all__)
-    assert set(residual.__all__) == {"__version__", "create_model", "describe", "list_models", "load"}
+    assert set(residual.__all__) == {"__version__", "create_model", "describe", "list_models", "load", "load_detector"}
 
 
 def test_type_checkers_are_told_that_we_are_typed():

@@ -11,24 +11,36 @@ from residual.cli.terminal import next_step, printable, working
 
 if TYPE_CHECKING:
     from residual.data.check import Alike
+    from residual.data.check_objects import Marked, ObjectCheck
 
 app = typer.Typer(help="Look at data before training on it, or pack it.", rich_markup_mode=None)
 SHOWN = 20  # problems and pairs of each kind
+TABLED = 30  # classes that are listed one by one
 
 
 @app.command("check")
 def check(
-    where: Annotated[str, typer.Argument(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")],
+    where: Annotated[
+        str, typer.Argument(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes, scenes.")
+    ],
+    lists: Annotated[
+        str | None, typer.Option(metavar="LISTS", help="Of a VOCdevkit: 07+12, 2007:train/2007:val.")
+    ] = None,
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that decode images.", min=0)] = 2,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Count classes, name damaged files, find duplicates.
+    """Count classes and objects, name damaged files, find duplicates.
 
+    Data with objects is known by its layout: a VOCdevkit, COCO's JSON, YOLO's folders, masks, Tiny ImageNet.
     Duplicates are equal or look alike, within a split or across two.  Writes nothing into the folder.
     """
     from residual.data.check import check as look
+    from residual.data.open_objects import has_objects
     from residual.data.sources import open_dataset
 
+    if lists is not None or has_objects(where):
+        _check_objects(where, lists, workers, as_json)
+        return
     with working("reading the images") as progress:
         found = look(open_dataset(where, workers=workers, progress=progress, lenient=True))
     if as_json:
@@ -105,6 +117,93 @@ def pack(
         print(f"  shrunk     to a shorter side of {shorter} pixels at most, as JPEG of quality {quality}")
     _list("files left out", [f"{problem.path}: {problem.reason}" for problem in record.left_out])
     print(next_step("train", "--model", "resnet50", "--data", str(target)))
+
+
+def _check_objects(where: str, lists: str | None, workers: int, as_json: bool) -> None:
+    from residual.data.check_objects import FEW, check_objects
+    from residual.data.open_objects import open_objects
+
+    with working("reading the images") as progress:
+        found = check_objects(open_objects(where, lists=lists, workers=workers, progress=progress))
+    if as_json:
+        print(json.dumps(asdict(found), indent=2))
+        return
+    print(printable(found.origin))
+    _print_counts(found)
+    _print_sizes(found)
+    few = sorted(found.few.items(), key=lambda item: item[1])
+    _list(f"class(es) with fewer than {FEW} training objects", [f"{name}: {count:,}" for name, count in few])
+    _list("problem(s)", [f"{problem.path}: {problem.reason}" for problem in found.problems])
+    if len(found.problems) > SHOWN:
+        _list("kind(s) of problem", [f"{count:,} times: {kind}" for kind, count in found.kinds.items()])
+    empty = [f"{split}: {name}" for split, part in found.parts.items() for name in part.empty]
+    _list("image(s) without objects", empty)
+    _list("object(s) that are told twice, with one box and class", [_object(each) for each in found.repeated])
+    equal = [zip(each.splits, each.names, strict=True) for each in found.equal]
+    _list("set(s) of equal images", [" = ".join(f"{split}: {name}" for split, name in each) for each in equal])
+    if leaks := sum(each.across_splits for each in found.equal):
+        print(f"{leaks} of these stand in two splits: what is trained on would be tested on.")
+    detector = "mask_rcnn_resnet50_fpn" if found.masks else "faster_rcnn_resnet50_fpn"
+    model = "localizer_resnet101" if found.one_class else detector
+    print(next_step("train", "--model", model, "--data", where, *(() if lists is None else ("--lists", lists))))
+
+
+def _print_counts(found: "ObjectCheck") -> None:
+    for split, part in found.parts.items():
+        counts = {name: count.objects for name, count in part.classes.items()}
+        told = f"  {split:10} {part.images:,} images, {part.objects:,} objects"
+        if len(counts) > 1:
+            least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+            told += f" of {len(counts)} classes, from {counts[least]:,} ({least}) to {counts[most]:,} ({most})"
+        if part.aside:
+            told += f"; {part.aside:,} more are difficult or crowds, and set aside"
+        print(printable(told))
+    print(printable(f"  split      {found.split['made']}"))
+    names = list(found.parts["train"].classes)
+    if 1 < len(names) <= TABLED:
+        wide = max(map(len, map(printable, names)))
+        print("  " + " " * wide + "".join(f"  {split:>20}" for split in found.parts))
+        for name in names:
+            of = (part.classes[name] for part in found.parts.values())
+            cells = (f"{count.objects:,} on {count.images:,}" for count in of)
+            print(f"  {printable(name):{wide}}" + "".join(f"  {cell:>20}" for cell in cells))
+
+
+def _print_sizes(found: "ObjectCheck") -> None:
+    common = list(found.sizes.items())[:3]
+    fullest = max(found.parts.values(), key=lambda part: part.most)
+    print(
+        "  images     "
+        + ", ".join(f"{size} ({count:,})" for size, count in common)
+        + f"{', ...' * (len(found.sizes) > 3)}; at most {fullest.most:,} objects on one: {printable(fullest.fullest)}"
+    )
+    total = sum(part.objects for part in found.parts.values())
+    shares = {kind: sum(part.areas[kind] for part in found.parts.values()) for kind in ("small", "medium", "large")}
+    print(
+        "  objects    "
+        + ", ".join(f"{count / total:.0%} {kind}" for kind, count in shares.items())
+        + " (up to 32 x 32 and 96 x 96 pixels, and more)"
+    )
+    print(printable(f"  smallest   {_object(found.smallest)}"))
+    print(printable(f"  largest    {_object(found.largest)}"))
+    if found.whole:
+        told = f"{len(found.whole):,} box(es) cover nearly all of their image, such as {_object(found.whole[0])}"
+        print(printable(f"  whole      {told}"))
+    if found.masks:
+        print("  masks      can be learned: every object has an outline")
+    elif found.without_outline:
+        print(f"  masks      cannot be learned: {found.without_outline:,} objects have no outline, others have")
+    else:
+        print("  masks      cannot be learned: objects have boxes alone")
+    (sides, share), *more = found.reached.items()
+    print(
+        f"  anchors    of {sides} pixels, on images with a shorter side of 600, overlap {share:.0%} of the training "
+        f"objects by half at best" + "".join(f"; {others}: {part:.0%}" for others, part in more)
+    )
+
+
+def _object(marked: "Marked") -> str:
+    return f"{marked.split}: {marked.name}: {marked.label}, {marked.size} at {marked.box[0]:.0f}, {marked.box[1]:.0f}"
 
 
 def _told(alike: "Alike") -> str:

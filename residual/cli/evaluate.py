@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
+from residual.cli.evaluate_objects import evaluate_objects, refuse_others
 from residual.cli.subject import (
     Subject,
     load_network,
@@ -49,7 +50,8 @@ def evaluate(
         typer.Option(
             metavar="NAME",
             help="one-crop: a central view; ten-crop: corners, centre, mirrored; multi-scale: whole images at five "
-            "scales.  [default: one-crop]",
+            "scales.  Of a detector: plain, box-refinement, multi-scale, improved, or each, one after the other.  "
+            "[default: one-crop, plain]",
         ),
     ] = None,
     size: Annotated[int | None, typer.Option(metavar="PIXELS", help="Side of a crop.")] = None,
@@ -63,7 +65,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="OF", help="ten-crop: square, the central one (the paper), or image, all of it (Torch)."),
     ] = None,
-    scales: Annotated[str | None, typer.Option(metavar="N,N,...", help="multi-scale: shorter sides, pixels.")] = None,
+    scales: Annotated[
+        str | None,
+        typer.Option("--scales", "--sides", metavar="N,N,...", help="multi-scale, localizers: shorter sides, pixels."),
+    ] = None,
     flips: Annotated[
         bool | None, typer.Option("--flips/--no-flips", help="Whether views are also seen mirrored.")
     ] = None,
@@ -94,6 +99,10 @@ def evaluate(
     claimed: Annotated[
         float | None, typer.Option(metavar="PERCENT", help="With --explain: the error that somebody else found.")
     ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="RUN|WEIGHTS", help="Localizers: a classifier that tells the five classes.")
+    ] = None,
+    one_step: Annotated[bool, typer.Option("--one-step", help="Localizers: without the second step.")] = False,
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, mps.")] = "auto",
     workers: Annotated[int, typer.Option(metavar="N", help="Processes that decode images.", min=0)] = 2,
     out: Annotated[
@@ -106,7 +115,26 @@ def evaluate(
     Top-1 and top-5 error with its interval, errors per class, calibration.  Of a run both the last
     weights and those best by validation are measured, each under its name; of an ensemble, an average
     of weights, kept scores and --explain the last ones.
+
+    Of a detector: average precision, by VOC's rules and by COCO's, per class, and the causes of its
+    mistakes; of a localizer the localization error.
     """
+    from residual.detect.weights import holds_detector
+
+    if holds_detector(weights):
+        refuse_others({
+            "--size": size, "--crop": crop, "--interpolation": interpolation, "--corners": corners, "--flips": flips,
+            "--average": average, "--positions": positions, "--precision": precision, "--swa": swa,
+            "--train-data": train_data, "--keep-scores": keep_scores, "--explain": explain, "--claimed": claimed,
+        })  # fmt: skip
+        evaluate_objects(
+            weights, data=data, protocol=protocol, scales=scales, ensemble=ensemble or [], classes=classes,
+            one_step=one_step, device=device, workers=workers, out=out, as_json=as_json,
+        )  # fmt: skip
+        return
+    if classes is not None or one_step:
+        misplaced = "--classes" if classes is not None else "--one-step"
+        raise ValueError(f"{misplaced} is of a localizer's test, and {weights} holds none; leave it out")
     if protocol is not None and protocol not in PROTOCOLS:
         raise ValueError(f"there is no protocol {protocol!r}; choose one of: {', '.join(PROTOCOLS)}")
     for name, chosen, allowed in (

@@ -10,7 +10,7 @@ import sys
 
 import typer
 
-from residual.cli import check, demo, evaluate, models, predict, report, reproduce, train, weights
+from residual.cli import check, demo, detect, evaluate, models, predict, report, reproduce, train, weights
 from residual.cli.terminal import printable
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(check.app, name="data")
 app.command("train")(train.train)
 app.command("evaluate")(evaluate.evaluate)
 app.command("predict")(predict.predict)
+app.command("detect")(detect.detect)
 app.add_typer(weights.app, name="weights")
 app.command("reproduce")(reproduce.reproduce)
 app.command("report")(report.report)

@@ -1,4 +1,4 @@
-"""residual models [NAME]: the catalog, or one network stage by stage.  No torch."""
+"""residual models [NAME]: the catalog, or one network stage by stage.  No torch, but for a detector."""
 
 import json
 from dataclasses import asdict
@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from residual.cli.terminal import next_step
+from residual.cli.train import DETECTORS
 
 
 def models(
@@ -41,7 +42,14 @@ def models(
             for row in rows
         ]
         _print_table(lines)
-        print("\nAny other legal depth works too (resnet74, plain26).  Next: residual models resnet50")
+        print(
+            "\nAny other legal depth works too (resnet74, plain26), and detectors stand on any of them: "
+            "faster_rcnn_resnet101_c4,\nfaster_rcnn_vgg16, mask_rcnn_resnet50_fpn, mnc_resnet101, "
+            "localizer_resnet101.  Next: residual models resnet50"
+        )
+        return
+    if name.startswith(DETECTORS):
+        _detector(name, as_json)
         return
     description = describe(name)
     table = stages(description)
@@ -60,6 +68,26 @@ def models(
     )
     _print_table(lines)
     print("\n" + next_step("train", "--model", name, "--data", "DIR"))
+
+
+def _detector(name: str, as_json: bool) -> None:
+    """What a detector is made of, for PASCAL VOC's 20 classes; its weights are counted, not drawn."""
+    import torch
+
+    from residual.detect.catalog import describe_detector
+    from residual.detect.detector import network
+
+    described = describe_detector(name, tuple(f"class {number}" for number in range(20)))
+    with torch.device("meta"):
+        net = network(described)
+    parts = {part: sum(p.numel() for p in module.parameters()) for part, module in net.named_children()}
+    if as_json:
+        _print_json({"name": name, "description": asdict(described), "parameters": parts})
+        return
+    print(f"{name}, for 20 classes:\n")
+    parts |= {"total": sum(parts.values())}
+    _print_table([("part", "parameters"), *((part, f"{count:,}") for part, count in parts.items())])
+    print("\n" + next_step("train", "--model", name, "--data", "VOCdevkit"))
 
 
 def _print_table(lines: list[tuple[str, ...]]) -> None:

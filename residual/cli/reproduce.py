@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 EXPERIMENTS = (  # of the paper, in its order, each with its twin; then those of the papers that followed
     "figure1", "table1", "table2", "table2-tiny", "figure4", "figure4-tiny", "table3", "table3-tiny", "table4",
     "table4-tiny", "table5", "table5-tiny", "table6", "figure6", "figure7",
-    "table7", "table8", "table9", "table10", "table11", "table12", "table13", "table14",
+    "table7", "table7-voc2007", "table8", "table9", "table9-scenes", "table10", "table11", "table12", "table13",
+    "table13-tiny", "table14", "masks-scenes",
     "identity-shortcuts", "identity-activations", "identity-depth", "stochastic-depth", "wide",
 )  # fmt: skip
 EVERYTHING = ("all", "demo-all")
@@ -40,7 +41,9 @@ def reproduce(
     ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]DIR", help="Where a data set lies; may be given several times."),
+        typer.Option(
+            metavar="[NAME=]DIR", help="Where a data set lies, or a trained network; may be given several times."
+        ),
     ] = None,
     seeds: Annotated[int | None, typer.Option(metavar="N", help="Runs of each row (what it asks for).", min=1)] = None,
     budget: Annotated[
@@ -53,7 +56,7 @@ def reproduce(
     device: Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
     out: Annotated[Path, typer.Option(metavar="DIR", help="The folder for runs and records.")] = OUT,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Every step in seconds, on drawn shapes; the numbers mean nothing.")
+        bool, typer.Option("--quick", help="Every step in seconds, on drawn images; the numbers mean nothing.")
     ] = False,
     download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100 if absent.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -77,7 +80,7 @@ def reproduce(
     _refuse_unknown(names)
     limit = None if budget is None else _seconds(budget)
     if quick and (limit is not None or data):
-        raise ValueError("--quick runs on drawn shapes, and in a moment: leave out --budget and --data")
+        raise ValueError("--quick runs on drawn images, and in a moment: leave out --budget and --data")
     _refuse_file(out)
 
     from residual.pipeline import Stop
@@ -188,7 +191,7 @@ def _list(out: Path, given_data: list[str], *, device: str, jobs: int | None, as
 
 def _cost(each: "Overview") -> str:
     if not each.runs:
-        return "nothing: it is computed"
+        return "nothing: it is computed or cited"
     done = f", {each.done} of {each.runs} done" if each.done else ""
     if each.seconds is None:
         return f"unknown, {each.runs} trainings{done}"

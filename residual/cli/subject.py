@@ -199,7 +199,7 @@ def training_of(subject: Subject, train_data: str | None) -> "Training":
 
 def refuse_trained_on(subject: Subject, path: Path) -> None:
     """Weights that are combined with the subject's must not have been trained on the images that are measured."""
-    from residual.pipeline import planned
+    from residual.pipeline import planned_classification
     from residual.records import RunFolder
 
     run = _run_of(path)
@@ -210,7 +210,8 @@ def refuse_trained_on(subject: Subject, path: Path) -> None:
     made = [how, how.get("held_out")] if isinstance(how, dict) else []
     seeds = [one["seed"] for one in made if isinstance(one, dict) and "seed" in one]
     held_otherwise = pictures.split == "validation" and bool(seeds) and pictures.seed not in seeds
-    overlap = _same_place(planned(run).data, pictures.where) and (held_otherwise or pictures.split == "all")
+    then = planned_classification(run)
+    overlap = _same_place(then.data, pictures.where) and (held_otherwise or pictures.split == "all")
     if overlap or trained == pictures.images.fingerprint:
         raise ValueError(
             f"{run} was trained on some of the {pictures.split} images of {pictures.where}, which would "
@@ -251,9 +252,9 @@ def _pictures(source: Path, data: str | None, preprocessing: "Preprocessing", wo
 
 def _data_of(run: Path, workers: int, needed: tuple[str, ...]) -> "tuple[Plan, Dataset]":
     """What a run was told and the images it was given, if the splits that are needed are as they were."""
-    from residual.pipeline import planned, read_data
+    from residual.pipeline import planned_classification, read_data
 
-    plan = planned(run)
+    plan = planned_classification(run)
     with working("reading the images") as progress:
         own = read_data(replace(plan, workers=workers), progress)
     now = {split: images.fingerprint for split, images in own.splits().items()}
@@ -278,9 +279,9 @@ def _given(data: str, run: Path | None, preprocessing: "Preprocessing", workers:
     from residual.data.sources import open_dataset
     from residual.data.split import hold_out, to_evaluate
     from residual.data.transforms import view
-    from residual.pipeline import planned
+    from residual.pipeline import planned_classification
 
-    plan = None if run is None else planned(run)
+    plan = None if run is None else planned_classification(run)
     seed = 0 if plan is None else plan.seed
     with working("reading the images") as progress:
         whole = open_dataset(

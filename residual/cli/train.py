@@ -1,7 +1,8 @@
-"""residual train: a network, images and a recipe become a run."""
+"""residual train: a network, images and a recipe become a run.  A detector learns from images with objects."""
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,22 +11,42 @@ import typer
 
 from residual.cli.terminal import listen, refuse_new_folder
 
+DETECTORS = ("faster_rcnn_", "mask_rcnn_", "mnc_", "mnc5_", "localizer_")  # how their names begin
+
 if TYPE_CHECKING:
-    from residual.pipeline import Plan
+    from residual.pipeline import DetectionPlan, Plan
 
 
 def train(
     model: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="A name of `residual models`; with --recipe finetune a run folder or weights file."
+            metavar="NAME",
+            help="A name of `residual models`, or a detector's: faster_rcnn_resnet101_c4; with --recipe finetune a run "
+            "folder or weights file.",
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(metavar="DIR", help="A folder, or cifar10, cifar100, digits, shapes.")
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="A folder, or cifar10, cifar100, digits, shapes; for a detector a VOCdevkit, COCO JSON, YOLO or mask "
+            "folder, or scenes.",
+        ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(metavar="NAME", help="modern (default), paper, finetune, wide, torchvision-v2, ...")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="modern (default), paper, finetune, wide, ...; for a detector modern, voc, coco, mnc, ...",
+        ),
+    ] = None,
+    trunk: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN|WEIGHTS", help="A detector's: the trained classifier that it begins with."),
+    ] = None,
+    lists: Annotated[
+        str | None, typer.Option(metavar="LISTS", help="Of a VOCdevkit: 07+12, 07++12, 2007:train, ...")
     ] = None,
     time: Annotated[
         str | None, typer.Option(help="End, annealed, within this time: 90s, 15m, 1h30m.", metavar="DURATION")
@@ -34,7 +55,11 @@ def train(
         float | None, typer.Option(metavar="N", help="Passes over the images, instead of the recipe's.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(metavar="PIXELS", help="Side of the square that photographs are brought to.")
+        int | None,
+        typer.Option(
+            metavar="PIXELS",
+            help="Side of the square that photographs are brought to; of a detector's images the shorter side.",
+        ),
     ] = None,
     accumulate: Annotated[
         int | None,
@@ -64,8 +89,8 @@ def train(
         raise ValueError(f"--time {time} and --epochs {epochs:g} both set the length; give one of them")
     if epochs is not None and not 0 < epochs < 1e6:
         raise ValueError(f"--epochs is {epochs:g}; a training needs more than 0 passes over the images")
-    if size is not None and not 8 <= size <= 1024:
-        raise ValueError(f"--size is {size}; images can be 8 to 1024 pixels wide")
+    if size is not None and not 8 <= size <= 2048:
+        raise ValueError(f"--size is {size}; images can be 8 to 2048 pixels wide")
     asked: dict[str, object] = {
         "model": model,
         "data": data,
@@ -75,8 +100,11 @@ def train(
         "workers": workers,
         "budget": budget,
         "shard_optimizer": shard_optimizer or None,
+        "trunk": None if trunk is None else str(trunk),
+        "lists": lists,
     }
     resume = resume or _restarted(out)
+    detects = model is not None and model.startswith(DETECTORS)
     if resume:
         folder = _folder_to_resume(out)
     elif not model or not data:
@@ -88,7 +116,11 @@ def train(
     else:
         folder = out if out is not None else _free_folder(model)
         refuse_new_folder(folder)
-        if recipe != "finetune":
+        if detects:
+            from residual.detect.catalog import named
+
+            named(model)
+        elif recipe != "finetune":
             _refuse_unknown(model)
 
     from residual import pipeline
@@ -97,11 +129,17 @@ def train(
     stop = pipeline.Stop()
     listen(stop)
     if resume:
-        changed = {"recipe": recipe, "epochs": epochs, "accumulate": accumulate}
+        changed: dict[str, object] = {"recipe": recipe, "epochs": epochs, "accumulate": accumulate}
         _refuse_other_settings(folder, pipeline.planned(folder), asked | changed)
         events = pipeline.resume(folder, stop=stop, workers=workers, device=device)
     else:
-        plan = _plan(asked, recipe or "modern", epochs, accumulate, download=download, tensorboard=tensorboard)
+        if detects:
+            others = {"--accumulate": accumulate, "--shard-optimizer": shard_optimizer, "--download": download}
+            _refuse_for(model, "a detector", others)
+            plan: DetectionPlan | Plan = _detection_plan(asked, recipe or "modern", epochs, tensorboard=tensorboard)
+        else:
+            _refuse_for(model, "a classifier", {"--trunk": trunk, "--lists": lists})
+            plan = _plan(asked, recipe or "modern", epochs, accumulate, download=download, tensorboard=tensorboard)
         events = pipeline.train(plan, folder, stop=stop)
     if not watch(events, folder, stop=stop, as_json=as_json) and stop.signal:
         raise typer.Exit(128 + stop.signal)
@@ -164,6 +202,28 @@ def _plan(
     return Plan(recipe=chosen, download=download, tensorboard=tensorboard, **given)  # type: ignore[arg-type]
 
 
+def _detection_plan(
+    asked: dict[str, object], recipe: str, epochs: float | None, *, tensorboard: bool
+) -> "DetectionPlan":
+    from residual.pipeline import DetectionPlan
+    from residual.recipes.detection import at_side, detection_recipe
+
+    given = {name: value for name, value in asked.items() if value is not None}
+    side = given.pop("size", None)
+    chosen = detection_recipe(recipe, str(asked["model"]))
+    if epochs is not None:
+        chosen = replace(chosen, epochs=epochs, iterations=None)
+    if isinstance(side, int):
+        chosen = replace(chosen, augmentation=at_side(chosen.augmentation, side))
+    return DetectionPlan(recipe=chosen, tensorboard=tensorboard, **given)  # type: ignore[arg-type]
+
+
+def _refuse_for(model: str | None, what: str, options: Mapping[str, object]) -> None:
+    for option, value in options.items():
+        if value:
+            raise ValueError(f"{option} is not for {what}, and {model} is one; leave it out")
+
+
 def _folder_to_resume(out: Path | None) -> Path:
     if out is None:
         raise ValueError("--resume needs to know which run: add --out runs/NAME")
@@ -175,14 +235,16 @@ def _folder_to_resume(out: Path | None) -> Path:
     return out
 
 
-def _refuse_other_settings(folder: Path, plan: "Plan", asked: dict[str, object]) -> None:
+def _refuse_other_settings(folder: Path, plan: "Plan | DetectionPlan", asked: dict[str, object]) -> None:
     """A resumed run keeps its settings; one that decides its numbers and is given again must be the same."""
     then = {**vars(plan), **vars(plan.recipe), "recipe": plan.recipe.name}
+    if "size" not in then:
+        then["size"] = then["augmentation"].shorter[1]
     for name, value in asked.items():
-        if name not in ("workers", "device") and value is not None and value != then[name]:
+        if name not in ("workers", "device") and value is not None and value != then.get(name):
             flag = "time" if name == "budget" else name
             raise ValueError(
-                f"{folder} was started with {flag} {then[name]!r}, and --{flag} now says {value!r}; a resumed run "
+                f"{folder} was started with {flag} {then.get(name)!r}, and --{flag} now says {value!r}; a resumed run "
                 f"keeps its settings: leave --{flag} out, or start another run with another --out"
             )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -50,7 +50,7 @@ def watch(happenings: Iterable[object], folder: Path, *, stop: "Stop", as_json: 
                         console.print(f"step {event.step:,} of {event.iterations:,}  {_news(event)}{left}")
                 case events.Measured():
                     mark = "  (best so far)" if event.best else ""
-                    console.print(f"step {event.step:,}: {event.split} error {event.error:.2f} %{mark}")
+                    console.print(f"step {event.step:,}: {event.split} {event.measure} {event.value:.2f} %{mark}")
                 case events.Note():
                     console.print(f"note: {printable(event.text)}")
                 case events.Stopped():
@@ -123,10 +123,8 @@ def _as_json(happenings: Iterable[object], folder: Path) -> bool:
 
 def _started(console: Console, event: events.Started) -> None:
     images = ", ".join(f"{count:,} {split}" for split, count in event.images.items())
-    console.print(
-        f"{event.network}: {event.parameters:,} parameters; {images} images of "
-        f"{event.size}x{event.size} pixels; {event.device}"
-    )
+    side = f"of {event.size}x{event.size} pixels" if event.square else f"with a shorter side of {event.size} pixels"
+    console.print(f"{event.network}: {event.parameters:,} parameters; {images} images {side}; {event.device}")
     for path, reason in event.problems[:5]:
         console.print(f"left out: {printable(path)}: {printable(reason)}")
     if len(event.problems) > 5:
@@ -136,10 +134,9 @@ def _started(console: Console, event: events.Started) -> None:
 
 
 def _news(event: events.Progress) -> str:
-    return (
-        f"epoch {event.epoch:.1f}  loss {event.loss:.3f}  training error {event.train_error:.1f} %  "
-        f"rate {event.rate:.3g}  {event.images_per_second:,.0f} images/s"
-    )
+    error = "" if event.train_error is None else f"training error {event.train_error:.1f} %  "
+    speed = f"{event.images_per_second:,.{0 if event.images_per_second >= 10 else 1}f} images/s"
+    return f"epoch {event.epoch:.1f}  loss {event.loss:.3f}  {error}rate {event.rate:.3g}  {speed}"
 
 
 def _finished(console: Console, event: events.Finished, report: Path) -> None:
@@ -148,9 +145,19 @@ def _finished(console: Console, event: events.Finished, report: Path) -> None:
         low, high = found["interval"]
         chosen = which == "best" and found["split"] == "validation"  # the lowest of many says little of new images
         spread = "chosen by it" if chosen else f"95 % interval {low:.2f} to {high:.2f}"
-        error = f"{found['split']} error {found['top1_error']:.2f} %"
-        console.print(f"{names[which]}: {error} ({spread}, {found['images']:,} images)")
+        console.print(f"{names[which]}: {found['split']} {_headline(found)} ({spread}, {found['images']:,} images)")
     if not event.evaluations:
-        console.print("no error was measured: the data has neither validation nor test images")
+        console.print("nothing was measured: the data has neither validation nor test images")
     console.print(f"{event.run} is complete after {clock(event.seconds)}.  Report: {report}")
-    console.print(next_step("predict", event.run, "IMAGE"))
+    detects = any("task" in found for found in event.evaluations.values())
+    console.print(next_step("detect" if detects else "predict", event.run, "IMAGE"))
+
+
+def _headline(found: dict[str, Any]) -> str:
+    """What is told first of an evaluation."""
+    if "map50" in found:
+        masks = found.get("coco_masks") or {}
+        return f"mAP@.5 {found['map50']:.2f} %" + (f", of masks {masks['AP50']:.2f} %" if masks.get("AP50") else "")
+    if "given_class_error" in found:
+        return f"localization error {found['given_class_error']:.2f} %, the class given"
+    return f"error {found['top1_error']:.2f} %"

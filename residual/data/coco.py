@@ -18,7 +18,19 @@ from residual.data.outlines import Outline, read_outline, short
 LARGEST = 1 << 29  # bytes of the file; instances_train2017.json has 448 million
 MOST = {b"{": 10_000_000, b"[": 50_000_000}  # of an image or annotation, and of lists; each takes up to 240 bytes
 LARGEST_SIDE = 100_000  # pixels
+PARTS = ("images", "categories", "annotations")
 MOST_PROBLEMS = 50_000  # annotations left out of a file; with more it is no data to train on
+
+
+def is_coco(path: Path) -> bool:
+    """Whether a file speaks of what COCO's files speak of; it may still be none."""
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            return False
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return all(f'"{part}"'.encode() in data for part in PARTS)
 
 
 def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
@@ -53,8 +65,11 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
     names = tuple(_text(path, "image", each, "file_name") for each in pictures.values())
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"{path} has two images called {short(twice[0])}; put what stands on them under one id")
-    if absent := next((name for name in names if not is_file(folder / name)), None):
-        raise ValueError(f"{path} names the image {short(absent)}, but {folder} has none; add it or remove its entry")
+    if absent := [name for name in names if not is_file(folder / name)]:
+        raise ValueError(
+            f"{path} names the image {short(absent[0])}, but {folder} has none, and {len(absent) - 1:,} more of its "
+            f"{len(names):,} images are not there; add them or remove their entries"
+        )
     return ObjectImages(
         paths=tuple(folder / name for name in names),
         names=names,
@@ -86,7 +101,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON that can be read: {why}") from error
     if not isinstance(told, dict):
         raise ValueError(f"{path} is not a COCO file: it holds a {type(told).__name__}, not an object")
-    for part in ("images", "categories", "annotations"):
+    for part in PARTS:
         if not isinstance(told.get(part), list):
             raise ValueError(f"{path} is not a COCO file of instances: it has no list {part!r}")
     return told

@@ -32,7 +32,9 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
 MAX_BYTES = 20_000_000
 MAX_PIXELS = 40_000_000
 MAX_ASPECT = 64  # longer side over shorter; a thin strip resized to a fixed height would fill the memory
+MAX_STRIP = 256  # the same for who bounds the longer side too
 BACKGROUND = 255  # white
+UNLIKELY = 91  # a value that few pixels have
 
 _filters = threading.Lock()  # Python's warning filters belong to the whole process
 _STRIP = 1 << 20  # pixels converted at once, so that a 40-megapixel image fits in 512 MB
@@ -81,6 +83,7 @@ class View:
 
     size, resize: shorter side to `resize`, then the central size x size square; None leaves the image whole.
     keep: square images of at most this side are handed on as they are, whatever `size` says.
+    strips: longer side over shorter up to MAX_STRIP, for whoever bounds the longer side.
     """
 
     mode: Mode = "RGB"
@@ -88,12 +91,13 @@ class View:
     resize: int | None = None
     keep: int = 0
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    strips: bool = False
 
 
-def decode(data: bytes, *, mode: Mode = "RGB") -> Pixels:
+def decode(data: bytes, *, mode: Mode = "RGB", aspect: int = MAX_ASPECT) -> Pixels:
     """The pixels of one image file: (H, W, C) uint8.
 
-    Refuses, with BadImage: other formats, more than 20 MB or 40 megapixels, sides of more than 64 to 1,
+    Refuses, with BadImage: other formats, more than 20 MB or 40 megapixels, sides of more than `aspect` to 1,
     and whatever is truncated or damaged.
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
@@ -109,12 +113,12 @@ def decode(data: bytes, *, mode: Mode = "RGB") -> Pixels:
         with quietly():
             image = Image.open(BytesIO(data), formats=FORMATS)
         with image:
-            check_size(image.size)
+            check_size(image.size, aspect)
             if image.format == "PNG":
                 _check_png(data)
-            image.load()
-            if image.format == "PNG" and _may_lack_rows(image):
-                _check_rows(data)
+                _load_png(image, data)
+            else:
+                image.load()
             return _strips(_upright(image), mode)
     except BadImage:
         raise
@@ -197,7 +201,7 @@ def sniff(start: bytes) -> bool:
     )
 
 
-def check_size(size: tuple[int, int]) -> None:
+def check_size(size: tuple[int, int], aspect: int = MAX_ASPECT) -> None:
     """Refuse a width and height that no image here has: the limits that `decode` names."""
     width, height = size
     if width * height > MAX_PIXELS:
@@ -207,8 +211,8 @@ def check_size(size: tuple[int, int]) -> None:
         )
     if min(size) < 1:
         raise BadImage(f"{width} x {height} pixels: it has no area")
-    if max(size) > MAX_ASPECT * min(size):
-        raise BadImage(f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+    if max(size) > aspect * min(size):
+        raise BadImage(f"{width} x {height} pixels: one side is more than {aspect} times the other")
 
 
 def _check_png(data: bytes) -> None:
@@ -239,14 +243,20 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def _may_lack_rows(image: Image.Image) -> bool:
-    corner = image.getpixel((image.width - 1, image.height - 1))
-    black = not any(corner) if isinstance(corner, tuple) else not corner
-    return black or bool(image.info.get("interlace"))
+def _load_png(image: Image.Image, data: bytes) -> None:
+    """Decode onto a page of one colour, on which missing rows show; counting them takes as long as decoding does."""
+    corner = (image.width - 1, image.height - 1)
+    bands = len(image.getbands())
+    page = Image.new(image.mode, image.size, UNLIKELY if bands == 1 else (UNLIKELY,) * bands)
+    unwritten = page.getpixel(corner)
+    image.im = page.im
+    image.load()
+    if image.im is not page.im or image.getpixel(corner) == unwritten or image.info.get("interlace"):
+        _check_rows(data)
 
 
 def _check_rows(data: bytes) -> None:
-    """Refuse a PNG whose compressed pixels end early; Pillow leaves the missing rows black."""
+    """Refuse a PNG whose compressed pixels end early; Pillow leaves the missing rows as they were."""
     width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)

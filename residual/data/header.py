@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from residual.data.decode import FORMATS, MAX_PIXELS, BadImage, check_size, quietly, turn_of
+from residual.data.decode import FORMATS, MAX_PIXELS, MAX_STRIP, BadImage, check_size, quietly, turn_of
 from residual.data.objects import is_file
 
 ASIDE = (  # what lays an image on its side
@@ -26,7 +26,7 @@ def size_of(path: Path) -> tuple[int, int]:
         with quietly():
             image = Image.open(path, formats=FORMATS)
         with image:
-            check_size(image.size)
+            check_size(image.size, MAX_STRIP)  # objects alone are looked for on images whose header is read first
             turned = turn_of(image) in ASIDE
             width, height = image.size
     except BadImage:

@@ -18,9 +18,10 @@ from residual.data.decode import BadImage, Pixels, View
 from residual.data.loader import CHUNK, File, Pool, ahead
 from residual.data.objects import ObjectImages, Objects, with_masks
 from residual.data.transforms import key, permutation
-from residual.data.vary_objects import ObjectAugmentation, resized, vary
+from residual.data.vary_objects import ObjectAugmentation, resized, vary, windows_in
 
 COLOUR = (124, 116, 104)  # ImageNet's mean, which padding has: next to 0 once it is subtracted
+COLOURS = 256  # images whose colours are measured
 GROUPED = 8  # batches among which images are sorted into wide and high ones
 
 
@@ -53,18 +54,26 @@ class GroupedOrder:
     """Which images a batch has: wide ones or high ones as far as possible, so that little is padded.
 
     The endless order of `batches.Order` is cut into stretches of GROUPED batches; in each, wide images come before
-    high ones, and the batches are then shuffled.  Every image still comes once per epoch.
+    high ones, and the batches are then shuffled.  Every image still comes once per epoch; one of which windows are cut
+    comes once for every window that it holds, so that no part of any image is seen more often than another.
     """
 
-    def __init__(self, sizes: Sequence[tuple[int, int]], *, batch: int, seed: int) -> None:
-        self.order, self.batch, self.seed = Order(len(sizes), seed), batch, key(seed, -4)
+    def __init__(
+        self, sizes: Sequence[tuple[int, int]], augmentation: ObjectAugmentation, *, batch: int, seed: int
+    ) -> None:
+        times = torch.tensor([windows_in(height, width, augmentation) for height, width in sizes])
+        self.image = torch.arange(len(sizes)).repeat_interleave(times)  # of each window
+        self.window = torch.arange(len(self.image)) - (times.cumsum(0) - times)[self.image]  # among those of its image
+        self.times, self.order, self.batch, self.seed = times, Order(len(self.image), seed), batch, key(seed, -4)
         self.high = torch.tensor([height > width for height, width in sizes], dtype=torch.int8)
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """(B,) visits and (B,) image indices of an iteration, counted from 0."""
         stretch, place = divmod(step, GROUPED)
         length = GROUPED * self.batch
-        visits, indices = self.order.at(torch.arange(stretch * length, (stretch + 1) * length))
+        passes, windows = self.order.at(torch.arange(stretch * length, (stretch + 1) * length))
+        indices = self.image[windows]
+        visits = passes * self.times[indices] + self.window[windows]
         ranked = torch.argsort(self.high[indices], stable=True)
         first = int(permutation(GROUPED, self.seed, stretch)[place]) * self.batch
         chosen = ranked[first : first + self.batch]
@@ -87,7 +96,7 @@ def object_batches(
     masks: draw outlines as masks; refused where an object has none.
     batch: images per iteration over all processes; shard: this process's share of its rows (B,).
     """
-    order, draws = GroupedOrder(images.sizes, batch=batch, seed=seed), key(seed, -3)
+    order, draws = GroupedOrder(images.sizes, augmentation, batch=batch, seed=seed), key(seed, -3)
     planned: deque[tuple[int, int]] = deque()  # visit and index of the images that are being decoded
     counts: deque[int] = deque()
 
@@ -104,9 +113,7 @@ def object_batches(
         row: list[Picture] = []
         for pixels in decoded(images, plan(), pool):
             visit, index = planned.popleft()
-            here = images.objects[index]
-            here = with_masks(here, *images.sizes[index]) if masks else here
-            pixels, here = vary(pixels, here, augmentation, draws, visit, index)
+            pixels, here = vary(pixels, images.objects[index], augmentation, draws, visit, index, masks=masks)
             row.append(Picture(index=index, pixels=pixels, objects=here))
             if len(row) == counts[0]:
                 counts.popleft()
@@ -140,6 +147,23 @@ def pictures(
         yield from ahead(made(pool), depth=2 * CHUNK)
 
 
+def colours(images: ObjectImages, *, workers: int = 0) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of RGB values in 0 to 1, of up to COLOURS images spread over the set."""
+    count = min(COLOURS, len(images))
+    chosen = [number * len(images) // count for number in range(count)]
+    sums, squares, seen = np.zeros(3), np.zeros(3), 0
+    with Pool(workers=workers) as pool:
+        for pixels in decoded(images, iter(chosen), pool):
+            values = pixels.reshape(-1, 3).astype(np.float64) / 255
+            sums += values.mean(axis=0)  # an image counts once, however large it is
+            squares += np.square(values).mean(axis=0)
+            seen += 1
+    mean = sums / seen
+    std = np.sqrt(np.maximum(squares / seen - mean**2, 1 / 255**2))  # at least one grey level
+    first, second = ([round(float(value), 4) for value in each] for each in (mean, std))
+    return (first[0], first[1], first[2]), (second[0], second[1], second[2])
+
+
 def together(row: Sequence[Picture]) -> ObjectBatch:
     """Pictures as one batch, padded to the right and below."""
     sizes = [(picture.pixels.shape[0], picture.pixels.shape[1]) for picture in row]
@@ -170,7 +194,7 @@ def decoded(images: ObjectImages, indices: Iterator[int], pool: Pool) -> Iterato
             yield File(name=images.names[index], path=os.fsencode(images.paths[index]))
 
     window = 2 * CHUNK * max(1, pool.workers)
-    for result in pool.decode(files(), View(), window=window):
+    for result in pool.decode(files(), View(strips=True), window=window):
         index = asked.popleft()
         if isinstance(result.pixels, BadImage):
             raise ValueError(f"{result.file.name}: {result.pixels}; repair the image or take it out of the data")

@@ -3,11 +3,13 @@
 Classes are WordNet's numbers in their order, as where the same folders are read for classification.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from residual.data.assemble import Progress
+from residual.data.assemble import Entry, Listing, Progress
 from residual.data.images import Problem
+from residual.data.loader import File
 from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
 from residual.data.voc import BadAnnotation, read_annotation
 
@@ -43,6 +45,25 @@ def read_tiny_imagenet(root: Path) -> dict[str, ObjectImages]:
         found[split] = _images(root, paths, [(TINY, TINY)] * len(paths), here, classes, f"Tiny ImageNet, {split}",
                                problems)  # fmt: skip
     return found
+
+
+def list_tiny_imagenet(root: Path) -> Listing:
+    """The same images by their class alone, as a classifier learns from them; none is read yet."""
+    entries, problems = [], dict[Problem, None]()
+    found = read_tiny_imagenet(root)
+    for split, images in found.items():
+        problems |= dict.fromkeys(images.problems)
+        for path, name, here in zip(images.paths, images.names, images.objects, strict=True):
+            status = path.stat()
+            file = File(name=name, path=os.fsencode(path), stamp=(status.st_size, status.st_mtime_ns))
+            entries.append(Entry(file=file, label=int(here.labels[0]), split=split))
+    return Listing(
+        entries=entries,
+        classes=found["train"].classes,
+        origin="Tiny ImageNet",
+        problems=tuple(problems),
+        split={"made": "as Tiny ImageNet has it"},
+    )
 
 
 def is_imagenet(root: Path) -> bool:
@@ -120,15 +141,15 @@ _Line = tuple[Path, str, list[str], str]  # image, class, corners, where it is t
 def _tiny_train(root: Path, classes: tuple[str, ...]) -> Iterator[_Line]:
     for name in classes:
         path = root / "train" / name / f"{name}_boxes.txt"
+        where, images = path.relative_to(root).as_posix(), path.parent / "images"
         for number, words in _lines(path):
-            where = f"{path.relative_to(root).as_posix()}: line {number}"
-            yield root / "train" / name / "images" / words[0], name, words[1:], where
+            yield images / words[0], name, words[1:], f"{where}: line {number}"
 
 
 def _tiny_validation(root: Path) -> Iterator[_Line]:
-    path = root / "val" / "val_annotations.txt"
+    path, images = root / "val" / "val_annotations.txt", root / "val" / "images"
     for number, words in _lines(path):
-        yield root / "val" / "images" / words[0], words[1], words[2:], f"val/{path.name}: line {number}"
+        yield images / words[0], words[1], words[2:], f"val/{path.name}: line {number}"
 
 
 def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from residual.data.decode import Pixels
 from residual.data.images import Problem
-from residual.data.outlines import Outline, as_runs, mask_of, spread
+from residual.data.outlines import Outline, as_runs, columns_of, spread
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -146,7 +146,7 @@ def from_masks(masks: Iterable[Flags], labels: Sequence[int] | None = None) -> O
         box = spread(mask)
         assert box is not None
         boxes.append(box)
-        areas.append(float(mask.sum()))
+        areas.append(float(np.count_nonzero(mask)))
         outlines.append(as_runs(mask))
     return objects(boxes, [0] * len(boxes) if labels is None else labels, areas=areas, outlines=outlines)
 
@@ -155,21 +155,33 @@ def with_masks(here: Objects, height: int, width: int) -> Objects:
     """The same, its outlines drawn as masks (M, H, W).  Refuses an object without an outline, and a gigabyte."""
     if here.masks is not None:
         return here
-    outlines = here.outlines or (None,) * len(here)
-    if len(here) * height * width > MOST_MASKED:
+    return replace(here, masks=masks_in(here, height, width, (0, 0, width, height))[0])
+
+
+def masks_in(here: Objects, height: int, width: int, window: tuple[int, int, int, int]) -> tuple[Flags, Floats]:
+    """Masks (M, h, w) of a window (left, top, right, bottom) of the image, and how many pixels each object has on the
+    whole image, (M,).  Refuses as `with_masks` does, but an image of any size has windows.
+    """
+    left, top, right, bottom = window
+    high, wide = bottom - top, right - left
+    if len(here) * high * wide > MOST_MASKED:
         raise ValueError(
-            f"{len(here)} masks of {width}x{height} pixels take {len(here) * height * width / 1e9:.1f} GB; cut the "
+            f"{len(here)} masks of {wide}x{high} pixels take {len(here) * high * wide / 1e9:.1f} GB; cut the "
             "image into smaller ones"
         )
-    masks = np.empty((len(here), height, width), np.bool_)
-    for number, outline in enumerate(outlines):
+    masks, pixels = np.zeros((len(here), high, wide), np.bool_), np.zeros(len(here))
+    for number, outline in enumerate(here.outlines or (None,) * len(here)):
         if outline is None:
             raise ValueError(
                 f"object {number + 1} has a box but no outline, so masks cannot be learned from this data; outline "
                 "every object, or detect boxes alone"
             )
-        masks[number] = mask_of(outline, height, width)
-    return replace(here, masks=masks)
+        start, columns = columns_of(outline, height, width)
+        first, last = max(start, left), min(start + columns.shape[1], right)
+        if first < last:
+            masks[number, :, first - left : last - left] = columns[top:bottom, first - start : last - start]
+        pixels[number] = np.count_nonzero(columns)
+    return masks, pixels
 
 
 def joined(first: ObjectImages, second: ObjectImages) -> ObjectImages:

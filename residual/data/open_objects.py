@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from residual.data.assemble import VALIDATION, Progress, held_out, read_all
-from residual.data.coco import read_coco
+from residual.data.coco import is_coco, read_coco
 from residual.data.decode import BadImage, View
 from residual.data.header import size_of
 from residual.data.images import Problem
@@ -23,10 +23,11 @@ from residual.data.split import SPELLINGS
 from residual.data.voc import read_voc
 from residual.data.yolo import is_yolo, read_yolo
 
-SCENES = {"train": 1_000, "validation": 100, "test": 200}  # drawn
+SCENES = {"train": 4_000, "validation": 100, "test": 200}  # drawn
+HELD = ("validation", "test")
 KINDS = (
-    "scenes, a VOCdevkit, a COCO JSON or the folder above its annotations/, a YOLO folder (images/, labels/), "
-    "masks as PNG (Penn-Fudan, Data Science Bowl 2018), Tiny ImageNet or ImageNet's CLS-LOC"
+    "scenes or shapes, which are drawn, a VOCdevkit, a COCO JSON or the folder above its annotations/, a YOLO folder "
+    "(images/, labels/), masks as PNG (Penn-Fudan, Data Science Bowl 2018), Tiny ImageNet or ImageNet's CLS-LOC"
 )
 
 _Lists = list[tuple[str, str]]  # VOC's: year, name of the list
@@ -78,10 +79,11 @@ def open_objects(
     Every image is decoded once, so that a damaged one is told of now and not in the middle of a training; of 5,000
     files and more in a split it is kept which are good, and they are not decoded again before one of them changes.
 
-    where: "scenes", which are drawn, or a path: see KINDS.
+    where: "scenes", which are drawn; "shapes", with one shape each; "scenes:400", so many to train on, the same for
+        every seed; or a path: see KINDS.
     lists: of a VOCdevkit, "07+12" for the trainval images of both years, "07++12" for the test images of 2007 as well,
-        "2012:train+2007:val" for any; None takes what there is.  Tested on the test images of 2007, where they are
-        there and not trained on.
+        "2012:train+2007:val" for any; behind a slash what to validate on, "2007:train/2007:val"; None takes what there
+        is.  Tested on the test images of 2007, where they are there and not asked for otherwise.
     seed: decides what `scenes` draws, and which images are held out.  size: side of a scene, pixels.
     validation: share of the training images held out, by name; None holds out a fifth of a set that has neither
         validation nor test images.
@@ -113,6 +115,30 @@ def open_objects(
     if validation is None and len(found) == 1:
         validation = VALIDATION
     return hold_out(data, validation, seed=seed) if validation is not None else data
+
+
+def has_objects(where: str) -> bool:
+    """Whether data is laid out for objects, so that it cannot be read as folders of images by class.
+
+    `shapes` are both, and not told of here; so is Tiny ImageNet once its validation images lie in folders by class.
+    """
+    if where.partition(":")[0] == "scenes":
+        return True
+    path = Path(where).expanduser()
+    if path.is_file():
+        return path.suffix.lower() in (".json", ".yaml", ".yml")
+    if not path.is_dir():
+        return False
+    path = path.resolve()
+    if is_tiny_imagenet(path):
+        return (path / "val" / "images").is_dir()
+    laid_out = (_devkit, is_imagenet, numbered, foldered, is_yolo)
+    named = ("annotations/*.json", "*/_annotations.coco.json")
+    return (
+        any(knows(path) for knows in laid_out)
+        or any(any(path.glob(pattern)) for pattern in named)
+        or any(is_coco(file) for file in sorted(path.glob("*.json")))
+    )
 
 
 def hold_out(data: ObjectDataset, share: float, *, seed: int) -> ObjectDataset:
@@ -150,11 +176,17 @@ def to_evaluate(data: ObjectDataset) -> tuple[str, ObjectImages]:
 
 def _read(where: str, lists: str | None, seed: int, size: int, progress: Progress | None) -> dict[str, ObjectImages]:
     """The splits, by name; "train" is among them."""
-    if where == "scenes":
+    if drawn := re.fullmatch(r"(scenes|shapes)(?::([1-9]\d*))?", where):
         if Path(where).is_dir():
-            raise ValueError("'scenes' could be drawn scenes or the folder of that name here: write ./scenes for it")
-        starts = {"train": 0, "validation": SCENES["train"], "test": SCENES["train"] + SCENES["validation"]}
-        return {split: draw_scenes(SCENES[split], size=size, seed=seed, start=starts[split]) for split in SCENES}
+            raise ValueError(f"{where!r} could be drawn or the folder of that name here: write ./{where} for it")
+        kind, many = drawn.groups()
+        counts = SCENES if many is None else {"train": int(many)} | dict.fromkeys(HELD, max(4, int(many) // 20))
+        starts = {"train": 0, "validation": counts["train"], "test": counts["train"] + counts["validation"]}
+        most = 4 if kind == "scenes" else 1
+        return {
+            split: draw_scenes(count, size=size, seed=0 if many else seed, start=starts[split], most=most)
+            for split, count in counts.items()
+        }
     path = Path(where).expanduser()
     if not path.exists():
         raise ValueError(f"there is no {where!r}; data with objects is {KINDS}")
@@ -166,7 +198,7 @@ def _read(where: str, lists: str | None, seed: int, size: int, progress: Progres
             return _with_train(path, read_yolo(path.parent, path))
         raise ValueError(f"{where} is a file; data with objects is {KINDS}")
     if devkit := _devkit(path):
-        return {split: read_voc(devkit, chosen) for split, chosen in _voc_lists(devkit, lists).items()}
+        return _apart({split: read_voc(devkit, chosen) for split, chosen in _voc_lists(devkit, lists).items()})
     readers: tuple[tuple[Callable[[Path], Any], Callable[[Path, Any], dict[str, ObjectImages]]], ...] = (
         (lambda root: _annotations(root, "annotations/*.json"), lambda _, files: _coco(files)),
         (is_tiny_imagenet, lambda root, _: read_tiny_imagenet(root)),
@@ -207,7 +239,7 @@ def _as_told(images: ObjectImages, workers: int, progress: Progress | None) -> O
             fitting.append(number)
             stamp = (status.st_size, status.st_mtime_ns)
             files.append(File(name=images.names[number], path=os.fsencode(path), stamp=stamp))
-    harvest = read_all(files, View(mode="L", size=1), 1, workers=workers, progress=progress)
+    harvest = read_all(files, View(mode="L", size=1, strips=True), 1, workers=workers, progress=progress)
     wrong |= {fitting[place]: why for place, why in harvest.bad.items()}
     good = [fitting[place] for place in harvest.good]
     problems = [Problem(path=images.names[number], reason=why) for number, why in sorted(wrong.items())]
@@ -242,8 +274,9 @@ def _voc_lists(devkit: Path, told: str | None) -> dict[str, _Lists]:
 
     tests = [("2007", "test")] if has("2007", "test") else []
     if told is not None:
-        train = _parsed(told)
-        splits = {"train": train, "test": [one for one in tests if one not in train]}
+        train, slash, validation = told.partition("/")
+        splits = {"train": _parsed(train)} | ({"validation": _parsed(validation)} if slash else {})
+        splits["test"] = [one for one in tests if all(one not in chosen for chosen in splits.values())]
     elif tests:
         splits = {"train": [(year, "trainval") for year in years if has(year, "trainval")], "test": tests}
     elif all(has(year, name) for year in years for name in ("train", "val")):
@@ -253,12 +286,28 @@ def _voc_lists(devkit: Path, told: str | None) -> dict[str, _Lists]:
     return {split: chosen for split, chosen in splits.items() if chosen}
 
 
+def _apart(found: dict[str, ObjectImages]) -> dict[str, ObjectImages]:
+    """The same, if no image stands in two of the splits."""
+    where: dict[str, str] = {}
+    for split, images in found.items():
+        if twice := next((name for name in images.names if name in where), None):
+            raise ValueError(
+                f"{twice} is listed for {where[twice]} and for {split}; an image belongs to one: choose lists that "
+                "share none, such as train and val"
+            )
+        where |= dict.fromkeys(images.names, split)
+    return found
+
+
 def _parsed(told: str) -> _Lists:
     chosen: _Lists = []
     for part, plus in re.findall(r"([^+]+)(\+*)", told):
         fits = re.fullmatch(r"(?:20)?(\d\d)(?::(\w+))?", part.strip())
         if fits is None or len(plus) > 2:
-            raise ValueError(f"lists {told!r} is none of VOC's: write 07+12, 07++12, or years with lists, 2012:train")
+            raise ValueError(
+                f"lists {told!r} is none of VOC's: write 07+12, 07++12, or years with lists, 2012:train; behind a "
+                "slash those to validate on, 2007:train/2007:val"
+            )
         year, name = f"20{fits[1]}", fits[2]
         chosen.append((year, name or "trainval"))
         if plus == "++" and name is None:

@@ -91,29 +91,46 @@ def runs(lengths: NDArray[np.int64], height: int, width: int) -> Runs:
 
 def as_runs(mask: NDArray[np.bool_]) -> Runs:
     """The outline of a mask (H, W); `mask_of` undoes it."""
-    line = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    changes = np.flatnonzero(line[1:] != line[:-1])
+    columns = np.flatnonzero(mask.any(0))
+    left, right = (int(columns[0]), int(columns[-1]) + 1) if len(columns) else (0, 0)
+    line = np.concatenate([[False], mask[:, left:right].ravel(order="F"), [False]])
+    changes = left * len(mask) + np.flatnonzero(line[1:] != line[:-1])
     return Runs(np.diff(np.concatenate([[0], changes, [mask.size]])).astype(np.uint32))
 
 
 def mask_of(outline: Outline, height: int, width: int) -> NDArray[np.bool_]:
     """(H, W) bool: the pixels inside."""
+    left, columns = columns_of(outline, height, width)
+    mask = np.zeros((width, height), np.bool_).T
+    mask[:, left : left + columns.shape[1]] = columns
+    return mask
+
+
+def columns_of(outline: Outline, height: int, width: int) -> tuple[int, NDArray[np.bool_]]:
+    """The pixels inside, in the columns that have any: the first of them, and (H, C) bool."""
     if isinstance(outline, Runs):
-        inside = np.arange(len(outline.lengths)) % 2 == 1
-        return np.repeat(inside, outline.lengths).reshape(width, height).T
+        ends = np.cumsum(outline.lengths, dtype=np.int64)
+        if len(ends) < 2:
+            return 0, np.zeros((height, 0), np.bool_)
+        left, right = int(ends[0]) // height, -(-int(ends[(len(ends) - 2) | 1]) // height)
+        ends = np.clip(ends, left * height, right * height)
+        inside = np.arange(len(ends)) % 2 == 1
+        return left, np.repeat(inside, np.diff(ends, prepend=left * height)).reshape(right - left, height).T
     try:
         from faster_coco_eval.core import mask
     except ImportError as error:
         raise ValueError("masks of polygons need the extra `detect`: pip install 'residual[detect]'") from error
-    parts = mask.frPyObjects([each.ravel().tolist() for each in outline.corners], height, width)
-    return np.asarray(mask.decode(mask.merge(parts)), np.bool_)
+    union = mask.merge(mask.frPyObjects([each.ravel().tolist() for each in outline.corners], height, width))
+    left, _, across, _ = mask.toBbox(union).astype(int).tolist()
+    return left, np.asarray(mask.decode(union)[:, left : left + across], np.bool_)
 
 
 def spread(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
     """The box of a mask (H, W): left, top, right, bottom; None of an empty one."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    rows = np.flatnonzero(mask.any(1))
     if not len(rows):
         return None
+    columns = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 

@@ -9,6 +9,7 @@ from residual.data.digits import read_digits
 from residual.data.folder import list_folder
 from residual.data.images import Dataset
 from residual.data.kept import cache_folder
+from residual.data.localization import is_tiny_imagenet, list_tiny_imagenet
 from residual.data.pack import is_pack, read_pack
 from residual.data.parquet import find_parquet, list_parquet
 from residual.data.shapes import read_shapes
@@ -66,11 +67,13 @@ def open_dataset(
 
 
 def list_images(path: Path, *, lenient: bool = False) -> Listing:
-    """The images in a folder, whatever its kind: parquet files, tar shards, or images by class; none is read yet."""
+    """The images in a folder, whatever its kind: parquet files, tar shards, Tiny ImageNet, or images by class."""
     if tables := find_parquet(path):
         return list_parquet(path, tables)
     if shards := find_shards(path):
         return list_shards(path, shards)
+    if is_tiny_imagenet(path):
+        return list_tiny_imagenet(path.resolve())
     return list_folder(path.resolve(), lenient=lenient)
 
 

@@ -31,15 +31,19 @@ def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
     be, are in `problems`; a list or an image that is missing is refused.
     """
     paths, names, sizes, found, problems = [], [], [], [], []
+    seen = set[tuple[str, str]]()
     for year, split in lists:
         folder = root if root.name == f"VOC{year}" else root / f"VOC{year}"
-        for name in _listed(folder, split):
-            picture = folder / "JPEGImages" / f"{name}.jpg"
-            if not is_file(picture):
-                raise ValueError(
-                    f"{folder / 'ImageSets/Main' / split}.txt lists {name}, but there is no {picture}; complete the "
-                    "images, or shorten the list"
-                )
+        new = (name for name in _listed(folder, split) if (year, name) not in seen)
+        listed = {name: folder / "JPEGImages" / f"{name}.jpg" for name in new}
+        seen |= {(year, name) for name in listed}
+        if absent := [name for name, picture in listed.items() if not is_file(picture)]:
+            raise ValueError(
+                f"{folder / 'ImageSets/Main' / split}.txt lists {absent[0]}, but there is no {listed[absent[0]]}, nor "
+                f"images for {len(absent) - 1:,} more of its {len(listed):,} names; complete the images, or shorten "
+                "the list"
+            )
+        for name, picture in listed.items():
             where = f"VOC{year}/Annotations/{name}.xml"
             try:
                 size, here, left_out = read_annotation(folder / "Annotations" / f"{name}.xml")

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from residual.data.crop import Crop, Draw, crop_file
-from residual.data.decode import BadImage, View, decode, fit, read
+from residual.data.decode import MAX_ASPECT, MAX_STRIP, BadImage, View, decode, fit, read
 from residual.data.shrink import Shrink, shrunk
 
 SECONDS = 2.0  # of processor time per file
@@ -82,7 +82,7 @@ def answer(ask: Ask, view: View, *, shrink: Shrink | None = None, fast: bool = F
             seen, found = crop_file(data, *ask.window, view.mode, fast=fast)
             digest = b""
         else:
-            whole = decode(data, mode=view.mode)
+            whole = decode(data, mode=view.mode, aspect=MAX_STRIP if view.strips else MAX_ASPECT)
             seen, found = fit(whole, view), (whole.shape[1], whole.shape[0])
             digest = ask.digest or sha256(data).digest()
     except BadImage as error:

@@ -19,11 +19,13 @@ def coco_numbers(
     classes: int,
     *,
     of: Literal["bbox", "segm"] = "bbox",
+    most: int = 100,
 ) -> dict[str, float | None]:
     """Average precision and recall in percent, by name; None where no object has the size.
 
     AP: mean over overlaps .5, .55, ... .95.  small is below 32 x 32 square pixels, large from 96 x 96 on.
     of: "bbox" or "segm", which needs the masks of both.
+    most: answers of a class that count on one image, the surest of them; COCO's is 100, and "AR 100" is at `most`.
     """
     refuse_unequal(detections, objects)
     try:
@@ -35,6 +37,7 @@ def coco_numbers(
     if not answers:
         return {name: (0.0 if any(len(here) for here in objects) else None) for name in NUMBERS}
     judge = COCOeval_faster(truth, found, of, print_function=lambda *_: None)
+    judge.params.maxDets = [1, 10, most]
     judge.run()
     values = [float(value) for value in judge.stats[: len(NUMBERS)]]
     return {name: None if value < 0 else 100 * value for name, value in zip(NUMBERS, values, strict=True)}

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align, roi_pool
 
+from residual.detect import lookup
+
 Cut = Literal["pool", "align", "corner-align"]
 """pool: rounded to the map's cells, their maxima (Girshick 2015).  align: interpolated at exact places (He et al.
 2017).  corner-align: the same half a cell on, as torchvision's detectors have it."""
@@ -21,12 +23,11 @@ def cut(maps: Sequence[Tensor], regions: Sequence[Tensor], side: int, strides: S
     if len(maps) == 1:
         return _cut(maps[0], every, side, strides[0], how)
     where = level(every[:, 1:], len(maps))
-    mine = [(where == number).nonzero().flatten() for number in range(len(maps))]
-    found = [
-        _cut(features, every[which], side, stride, how)
-        for features, which, stride in zip(maps, mine, strides, strict=True)
-    ]
-    return torch.cat(found)[torch.cat(mine).argsort()]  # back into the order of the regions
+    cells = maps[0].new_empty(len(every), side, side, maps[0].shape[1]).permute(0, 3, 1, 2)
+    for number, (features, stride) in enumerate(zip(maps, strides, strict=True)):
+        mine = (where == number).nonzero().flatten()
+        cells[mine] = _cut(features, every[mine], side, stride, how)
+    return cells
 
 
 def level(regions: Tensor, levels: int, *, side: float = 224.0, fits: int = 2) -> Tensor:
@@ -47,8 +48,13 @@ def rows(regions: Sequence[Tensor]) -> Tensor:
 
 def _cut(features: Tensor, regions: Tensor, side: int, stride: int, how: Cut) -> Tensor:
     exact = features.to(regions.dtype)  # half precision would round the places
-    if how == "pool":
-        found: Tensor = roi_pool(exact, regions, side, 1 / stride)
+    if exact.device.type == "cpu" and not (torch.is_grad_enabled() and exact.requires_grad):
+        if how == "pool":
+            found = lookup.pool(exact, regions.detach(), side, stride)
+        else:
+            found = lookup.align(exact, regions.detach(), side, stride, half=0.5 if how == "align" else 0.0)
+    elif how == "pool":
+        found = roi_pool(exact, regions, side, 1 / stride)
     else:
         found = roi_align(exact, regions, side, 1 / stride, sampling_ratio=2, aligned=how == "align")
     return found.to(features.dtype)

@@ -25,6 +25,7 @@ from residual.detect.trunk import Stages, freeze, strides
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 
+LONGEST = 2000  # pixels, the longer side of an image in testing
 BEFORE = 6000  # boxes among which overlaps are looked for, as in testing Faster R-CNN
 
 
@@ -98,8 +99,14 @@ class Localizer(nn.Module):
         A score of every class is trained on every sampled anchor: 1 for the image's class where the anchor holds an
         object, else 0.  1000 x 9 scores at every place would not fit; only those of sampled anchors are computed.
         """
-        told, classes = self.description, self.description.trunk.classes
         features, references = self(images)
+        return self.losses_of(features, references, objects, labels)
+
+    def losses_of(
+        self, features: Tensor, references: Tensor, objects: Sequence[Tensor], labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The same, of what `forward` gave."""
+        told, classes = self.description, self.description.trunk.classes
         picked, kinds, held, wanted = [], [], [], []
         for number, here in enumerate(objects):
             assigned = assign(references, here, positive=told.positive, negative=told.negative, best=True)
@@ -127,7 +134,7 @@ class Localizer(nn.Module):
 
     @torch.no_grad()
     def candidates(
-        self, image: Tensor, labels: Sequence[int], sides: Sequence[int] = (), *, longest: int = 2000
+        self, image: Tensor, labels: Sequence[int], sides: Sequence[int] = (), *, longest: int = LONGEST
     ) -> list[tuple[Tensor, Tensor]]:
         """For each asked class its surest boxes on an image (3, H, W): (C, 4) and their probabilities (C,).
 
@@ -143,11 +150,15 @@ class Localizer(nn.Module):
                 down, across = height / view.shape[2], width / view.shape[3]
                 sure, places = self.answers(features[0], references, label)
                 each.append((sure, places * places.new_tensor([across, down, across, down])))
-            sure, places = torch.cat([s for s, _ in each]), boxes.clip(torch.cat([p for _, p in each]), height, width)
-            sure, order = sure.topk(min(BEFORE, len(sure)))
-            kept = nms(places[order], sure, self.description.overlap)[: self.description.candidates]
-            found.append((places[order][kept], sure[kept]))
+            sure, places = torch.cat([s for s, _ in each]), torch.cat([p for _, p in each])
+            found.append(self.surest(sure, boxes.clip(places, height, width)))
         return found
+
+    def surest(self, sure: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a class's boxes (R, 4) and their probabilities (R,) those without many equals: (C, 4) and (C,)."""
+        sure, order = sure.topk(min(BEFORE, len(sure)))
+        kept = nms(places[order], sure, self.description.overlap)[: self.description.candidates]
+        return places[order][kept], sure[kept]
 
 
 class RegionLocalizer(nn.Module):
@@ -202,6 +213,45 @@ class RegionLocalizer(nn.Module):
         logits, codes = self(image[None], [candidates])
         sure, order = logits[:, label].sigmoid().sort(descending=True, stable=True)
         return boxes.clip(boxes.decode(codes[order, label], candidates[order]), *image.shape[1:]), sure
+
+
+class Localizers(nn.Module):
+    """Both steps.  The second learns from what the first proposes at that moment; the paper trained them in turn."""
+
+    def __init__(self, description: LocalizerDescription, trunks: tuple[ResNet, ResNet] | None = None) -> None:
+        """trunks: trained, one for each step, of the description's network; None: random weights."""
+        super().__init__()
+        one, other = (None, None) if trunks is None else trunks
+        self.first, self.second = Localizer(description, one), RegionLocalizer(description, other)
+
+    def losses(
+        self, images: Tensor, sizes: Sequence[tuple[int, int]], objects: Sequence[Tensor], labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What scores and codes of both steps cost, as for each; sizes: of the images without padding."""
+        features, references = self.first(images)
+        costs = self.first.losses_of(features, references, objects, labels)
+        candidates = []
+        with torch.no_grad():
+            for number, (label, size) in enumerate(zip(labels.tolist(), sizes, strict=True)):
+                sure, places = self.first.answers(features[number], references, label)
+                candidates.append(self.first.surest(sure, boxes.clip(places, *size))[0])
+        return *costs, *self.second.losses(images, candidates, objects, labels)
+
+    @torch.no_grad()
+    def place(self, image: Tensor, label: int, side: int) -> Tensor:
+        """(4,) where an object of a given class is, on an image (3, H, W) looked at with a shorter side of `side`."""
+        return locate(self.first, image, [label], (side,), second=self.second).boxes[0]
+
+    @torch.no_grad()
+    def guess(self, image: Tensor, many: int, sides: Sequence[int] = ()) -> Found:
+        """The classes that the first step is surest of on an image (3, H, W), a box for each, the surest first."""
+        told = self.first.description
+        view = resized(image, sides[0], LONGEST) if sides else image[None]
+        logits = self.first.score(self.first(view)[0][0]).view(-1, told.trunk.classes)
+        labels = logits.amax(dim=0).topk(min(many, told.trunk.classes)).indices.tolist()
+        found = locate(self.first, image, labels, sides, second=self.second)
+        order = found.scores.argsort(descending=True, stable=True)
+        return Found(found.boxes[order], found.labels[order], found.scores[order])
 
 
 def locate(

@@ -26,6 +26,7 @@ class Procedure:
 
     side, longest: shorter side, pixels, to which the image is brought for proposals, unless the longer would exceed
         `longest`.
+    shrink: False: an image whose shorter side is longer than `side` stays as it is, as far as `longest` allows.
     sides: shorter sides at which regions are judged, growing; none: at `side`.
     widest: what the longer side may not exceed at any of `sides`.
     refined: the boxes of the first judgement are judged once more.
@@ -38,12 +39,17 @@ class Procedure:
     widest: int = 2000
     refined: bool = False
     voters: float | None = None
+    shrink: bool = True
 
     def __post_init__(self) -> None:
         if list(self.sides) != sorted(set(self.sides)):
             raise ValueError(f"sides are {self.sides}; each is another scale, so they must grow: sort them")
         if min((self.side, self.longest, self.widest, *self.sides)) < 1:
             raise ValueError("side, longest, widest and sides are pixels, so they must be at least 1")
+
+    def side_of(self, height: int, width: int) -> int:
+        """The shorter side to which an image is brought for proposals."""
+        return self.side if self.shrink else max(self.side, min(height, width))
 
 
 IMPROVED = Procedure(sides=(200, 400, 600, 800, 1000), refined=True, voters=0.5)
@@ -75,7 +81,7 @@ def detect(nets: Sequence[FasterRCNN], image: Tensor, procedure: Procedure) -> F
     description says, masks by the first alone.
     """
     size = (image.shape[1], image.shape[2])
-    fronts = [view(net, image, procedure.side, procedure.longest) for net in nets]
+    fronts = [view(net, image, procedure.side_of(*size), procedure.longest) for net in nets]
     judges = [judge(front, image, size, procedure) for front in fronts]
     regions = torch.cat([proposals(front) for front in fronts])
     together = mean(judges)

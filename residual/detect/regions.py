@@ -72,7 +72,7 @@ class RegionHead(nn.Module):
 
     def tell(self, seen: Tensor) -> tuple[Tensor, Tensor]:
         """(P, W), or (P, 2 W) with context -> scores (P, K + 1), codes (P, K, 4)."""
-        return self.score(seen), self.box(seen).view(-1, self.classes, 4)
+        return self.score(seen).float(), self.box(seen).float().view(-1, self.classes, 4)
 
     def forward(
         self, maps: Sequence[Tensor], regions: Sequence[Tensor], sizes: Sequence[tuple[float, float]]

@@ -34,7 +34,9 @@ def assign(
         reached = torch.maximum(reached, overlaps.max(dim=0).values)
     if best:
         for part, here in zip(parts, assigned, strict=True):
-            top, of = ((box_iou(part, objects) == reached) & (reached > 0)).nonzero(as_tuple=True)
+            if len(parts) > 1:  # else they are still there
+                overlaps = box_iou(part, objects)
+            top, of = ((overlaps == reached) & (reached > 0)).nonzero(as_tuple=True)
             here[top] = of
     return torch.cat(assigned)
 

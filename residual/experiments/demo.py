@@ -79,6 +79,7 @@ def _train(path: Path, network: str, family: str, depth: int, seed: int, stop: S
                     if "train_error" in line and line["step"] <= step
                 ]
             case Progress():
+                assert event.train_error is not None
                 points.append((event.epoch, event.train_error, event.loss))
                 if int(event.epoch) > told:
                     told = int(event.epoch)

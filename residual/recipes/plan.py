@@ -122,20 +122,28 @@ class Ground:
 
     def refuse_other(self, then: Mapping[str, Any], run: Path) -> None:
         """A resumed run must see the images it began with, and the arithmetic.  then: its run.json."""
-        for split, images in self.data.splits().items():
-            before, now = then["data"]["fingerprints"].get(split), images.fingerprint
-            if before != now:
-                raise ValueError(
-                    f"the {split} images in {self.plan.data} are not those that {run} began with (fingerprint "
-                    f"{now[:12]}, then {str(before)[:12]}); put the data back as it was, or start a new run with --out"
-                )
-        before = f"{then['device'].split(':')[0]} in {then['precision']}"
-        now = f"{self.precision.device.type} in {self.precision.format}"
+        fingerprints = {split: images.fingerprint for split, images in self.data.splits().items()}
+        refuse_other(then, run, fingerprints, self.precision, where=self.plan.data)
+
+
+def refuse_other(
+    then: Mapping[str, Any], run: Path, fingerprints: Mapping[str, str], precision: Precision, *, where: str
+) -> None:
+    """Raise ValueError for other images or other arithmetic than a run began with.  then: its run.json."""
+    for split, now in fingerprints.items():
+        before = then["data"]["fingerprints"].get(split)
         if before != now:
             raise ValueError(
-                f"{run} was trained on {before} and would go on on {now}, which could not be exact; resume it on such "
-                "a device (--device), or start a new run with --out"
+                f"the {split} images in {where} are not those that {run} began with (fingerprint "
+                f"{now[:12]}, then {str(before)[:12]}); put the data back as it was, or start a new run with --out"
             )
+    before = f"{then['device'].split(':')[0]} in {then['precision']}"
+    now = f"{precision.device.type} in {precision.format}"
+    if before != now:
+        raise ValueError(
+            f"{run} was trained on {before} and would go on on {now}, which could not be exact; resume it on such "
+            "a device (--device), or start a new run with --out"
+        )
 
 
 def told(described: Any) -> dict[str, Any]:

@@ -44,10 +44,18 @@ class Curve:
 
 
 def training(
-    errors: Sequence[Curve], losses: Sequence[Curve], rates: Sequence[Curve], width: Width = "wide"
+    errors: Sequence[Curve],
+    losses: Sequence[Curve],
+    rates: Sequence[Curve],
+    width: Width = "wide",
+    *,
+    title: str = "error, %",
 ) -> "Markup":
-    """Error in percent above, then the loss, then the learning rate, over the same iterations."""
-    parts = [(errors, 300, "error, %"), (losses, 140, "loss"), (rates, 90, "learning rate")]
+    """Error in percent above, then the loss, then the learning rate, over the same iterations.
+
+    title: what `errors` are, where they are none.  Of several losses the first iterations may be cut off.
+    """
+    parts = [(errors, 300, title), (losses, 140 if len(losses) < 2 else 240, "loss"), (rates, 90, "learning rate")]
     parts = [part for part in parts if part[0]]
     height = sum(part[1] for part in parts) + 40 * len(parts) + 20
     with _figure(830 if width == "wide" else 360, height) as figure:
@@ -55,8 +63,8 @@ def training(
             len(parts), 1, sharex=True, squeeze=False, height_ratios=[height for _, height, _ in parts]
         )[:, 0]
         end = max(curve.steps[-1] for curves, _, _ in parts for curve in curves)
-        for axes, (curves, _, title) in zip(panels, parts, strict=True):
-            if title == "learning rate":
+        for axes, (curves, _, what) in zip(panels, parts, strict=True):
+            if curves is rates:
                 few = len(set(rates[0].values)) <= 8  # a few drops by ten, not a slope
                 _draw(axes, curves, stepped=few)
                 if few:
@@ -67,12 +75,16 @@ def training(
                     axes.set_ylim(bottom=0)
             else:
                 _draw(axes, curves)
-                axes.set_ylim(0, ceiling(curves) if curves is errors else None)
-            _style(axes, title)
+                if curves is errors:
+                    axes.set_ylim(0, ceiling(curves))
+                else:
+                    axes.set_ylim(0, 1.6 * _late(curves) or None if len(curves) > 1 else None)
+            _style(axes, what)
             if len(curves) > 1 or curves is errors:
                 _label_ends(axes, curves)
         _count(panels[-1], end, "iterations")
-        return _svg(figure, f"training-{width}", "Error, loss and learning rate over the iterations")
+        meaning = f"{title.removesuffix(', %').capitalize()}, loss and learning rate over the iterations"
+        return _svg(figure, f"training-{width}", meaning)
 
 
 def degradation(curves: Sequence[Curve], *, top: float, name: str) -> "Markup":
@@ -128,18 +140,38 @@ def reliability(confidence: Sequence[float], accuracy: Sequence[float], counts: 
 
 def ceiling(curves: Sequence[Curve]) -> float:
     """Where an error axis ends: the later half of every curve has room, the start may be cut."""
-    late = [max(curve.values[len(curve.values) // 2 :], default=0.0) for curve in curves]
-    need = 1.25 * max(late, default=0.0)
+    need = 1.25 * _late(curves)
     return next((top for top in CEILINGS if top >= need), 100.0)
 
 
-def averaged(steps: Sequence[float], values: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """At most POINTS points, each the mean of an equal stretch, placed at its end."""
-    size = -(-len(values) // POINTS) if values else 1
+def precision_recall(curves: Sequence[Curve]) -> "Markup":
+    """Precision over recall, both from 0 to 1; the page names the curves by their colours."""
+    with _figure(440, 360) as figure:
+        axes = figure.subplots()
+        _draw(axes, curves)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1.02)
+        _style(axes, "precision")
+        axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xlabel("recall", color=MUTED)
+        return _svg(figure, "precision-recall", "Precision over recall")
+
+
+def averaged(
+    steps: Sequence[float], values: Sequence[float], points: int = POINTS
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """At most so many points, each the mean of an equal stretch, placed at its end."""
+    size = -(-len(values) // points) if values else 1
     starts = range(0, len(values), size)
     stretches = [values[start : start + size] for start in starts]
     ends = [steps[min(start + size, len(steps)) - 1] for start in starts]
     return tuple(ends), tuple(sum(stretch) / len(stretch) for stretch in stretches)
+
+
+def _late(curves: Sequence[Curve]) -> float:
+    """The highest value in the later half of any curve."""
+    return max((max(curve.values[len(curve.values) // 2 :], default=0.0) for curve in curves), default=0.0)
 
 
 @contextmanager
@@ -195,7 +227,7 @@ def _label_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
     gap = (high - low) * 17 / (axes.bbox.height / axes.figure.dpi * 72)  # 17 pixels
     ends = sorted((curve for curve in curves if curve.values), key=lambda curve: curve.values[-1])
     places = [min(curve.values[-1], high) for curve in ends]
-    for _ in range(4):
+    for _ in range(4 * len(ends)):  # each pass may push a label onto the next
         for index, (below, above) in enumerate(pairwise(places)):
             if above - below < gap:
                 push = (gap - (above - below)) / 2

@@ -4,7 +4,7 @@ Only run.json must be there.  Other parts, and fields with a default, may be mis
 """
 
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeGuard, TypeVar
 
 import msgspec
 from msgspec import Struct, field
@@ -13,6 +13,7 @@ from residual import records
 
 T = TypeVar("T")
 Split = Literal["validation", "test"]
+LARGEST = 1e300  # what is beyond it, also an integer of a thousand digits, is not drawn
 SPLITS: tuple[Split, ...] = ("validation", "test")
 
 
@@ -20,6 +21,7 @@ class Description(Struct, frozen=True, kw_only=True):
     """run.json: what was to be done, with what, where."""
 
     name: str
+    task: str = "classification"
     model: dict[str, Any] = {}
     recipe: dict[str, Any] = {}
     data: dict[str, Any] = {}
@@ -29,6 +31,7 @@ class Description(Struct, frozen=True, kw_only=True):
     started: str = ""
     stages: list[dict[str, Any]] = []
     preprocessing: dict[str, Any] = {}
+    procedure: dict[str, Any] = {}
     plan: dict[str, Any] = {}
     device: str = ""
     precision: str = ""
@@ -80,12 +83,12 @@ class Evaluation(Struct, frozen=True, kw_only=True):
 
 
 class Look(Struct, frozen=True, kw_only=True):
-    """One error on images that were not trained on, measured while training."""
+    """One measurement on images that were not trained on, made while training."""
 
     step: int
     split: Split
     averaged: bool  # of the moving average of the weights, not of the weights themselves
-    error: float  # percent
+    value: float  # percent
 
 
 class Run(Struct, frozen=True, kw_only=True):
@@ -100,18 +103,28 @@ class Run(Struct, frozen=True, kw_only=True):
 
 def read(path: Path) -> Run:
     """The run folder `path`; a ValueError says what is wrong with it."""
+    return Run(
+        path=path,
+        description=describe(path),
+        metrics=records.RunFolder(path).metrics(),
+        evaluation=read_if_there(path / "evaluation.json", Evaluation),
+        best=read_if_there(path / "evaluation-best.json", Evaluation),
+    )
+
+
+def describe(path: Path) -> Description:
+    """The run.json of the run folder `path`."""
     if not (path / "run.json").is_file():
         raise ValueError(
             f"there is no run in {path}: a run folder holds run.json, and this one does not. "
             f"Train one with: residual train --model resnet20 --data digits --out {path}"
         )
-    return Run(
-        path=path,
-        description=read_known(path / "run.json", Description),
-        metrics=records.RunFolder(path).metrics(),
-        evaluation=_read_if_there(path / "evaluation.json"),
-        best=_read_if_there(path / "evaluation-best.json"),
-    )
+    return read_known(path / "run.json", Description)
+
+
+def read_if_there(path: Path, kind: type[T]) -> T | None:
+    """The same of a file that a run has only when it ends."""
+    return read_known(path, kind) if path.is_file() else None
 
 
 def read_known(path: Path, kind: type[T]) -> T:
@@ -128,22 +141,27 @@ def series(metrics: list[dict[str, Any]], name: str) -> tuple[tuple[float, ...],
     pairs = [
         (float(line["step"]), float(line[name]))
         for line in metrics
-        if isinstance(line.get(name), int | float) and isinstance(line.get("step"), int | float)
+        if _is_number(line.get(name)) and _is_number(line.get("step"))
     ]
     return tuple(step for step, _ in pairs), tuple(value for _, value in pairs)
 
 
-def looks(metrics: list[dict[str, Any]]) -> list[Look]:
-    """The errors measured while training, in order; those of the final evaluation are not among them."""
+def looks(metrics: list[dict[str, Any]], of: str = "error") -> list[Look]:
+    """What was measured while training, in order; of the final evaluation nothing.  of: "error" or "map50"."""
     found = []
     for line in metrics:
         for split in SPLITS:
-            error, step = line.get(f"{split}_error"), line.get("step")
-            if isinstance(error, int | float) and isinstance(step, int) and not line.get("final"):
+            value, step = line.get(f"{split}_{of}"), line.get("step")
+            if _is_number(value) and isinstance(step, int) and not line.get("final"):
                 averaged = line.get("weights") == "average"
-                found.append(Look(step=step, split=split, averaged=averaged, error=float(error)))
+                found.append(Look(step=step, split=split, averaged=averaged, value=float(value)))
     return found
 
 
-def _read_if_there(path: Path) -> Evaluation | None:
-    return read_known(path, Evaluation) if path.is_file() else None
+def iterations(metrics: list[dict[str, Any]]) -> int:
+    """How many were done."""
+    return max((line["step"] for line in metrics if isinstance(line.get("step"), int)), default=0)
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and abs(value) < LARGEST

@@ -1,7 +1,7 @@
 """results/ becomes README's table; a run folder, or a reproduction's record, becomes a file of results/.
 
 python -m residual.report.table README.md results            # rewrite the table (make table)
-python -m residual.report.table --add RUN results/NAME.json "ROW"  # keep the record of a finished run
+python -m residual.report.table --add RUN results/NAME.json "ROW" [OF]  # keep the record of a finished run
 cp runs/reproduce/figure1/record.json results/figure1.json     # keep the record of a reproduction as it is
 """
 
@@ -15,25 +15,45 @@ from residual.records import RunFolder, read_json, write_json
 
 BEGIN, END = "<!-- results:", "<!-- /results -->"
 POINTS = 60  # of a kept curve
+LOOKS = ("_error", "_map50")  # how the names of what is measured while training end
+DETECTED = (  # what is kept of a detector's evaluation
+    "map50", "voc07", "coco", "coco_masks", "coco_most", "causes", "procedure", "objects", "seconds_per_image",
+    "given_class_error", "top1_error", "top5_error", "classification", "classes_from",
+)  # fmt: skip
 HEAD = "| | paper | ours | runs | record |\n|-|-|-|-|-|"
 
 
-def record(run: Path, row: str) -> dict[str, Any]:
+MEASURES = {  # of an evaluation: what the table says of the number
+    "top1_error": "error",
+    "map50": "mAP@.5 of boxes",
+    "masks": "AP@.5 of masks",
+    "given_class_error": "localization error, the class given",
+    "top5_error": "top-5 localization error",
+}
+
+
+def record(run: Path, row: str, of: str | None = None) -> dict[str, Any]:
     """What is kept of a finished run under the title `row`: its number with its whole history, and thinned curves.
 
+    of: which number, a name of MEASURES; None takes the first that the run has.
     The paper's number is not written here: only an experiment that follows the paper's protocol may do that.
     """
     described = RunFolder.open(run).description
     found = read_json(run / "evaluation.json", dict[str, Any])
     plan = described["plan"]
     lines = RunFolder.open(run).metrics()
-    metrics = [line for line in lines if "train_error" in line]
+    metrics = [line for line in lines if "loss" in line]
+    numbers = measured(found)
+    of = next(iter(numbers)) if of is None else of
+    if of not in numbers:
+        raise ValueError(f"{run} has no {of!r}; it has: {', '.join(numbers)}")
     return {
         "row": row,
-        "unit": f"% {found['split']} error",
+        "unit": f"% {found['split']} {MEASURES[of]}",
         "paper": None,
-        "ours": [found["top1_error"]],
-        "interval": found["interval"],
+        "ours": [numbers[of]],
+        "interval": found["interval"] if of == next(iter(numbers)) else None,
+        "numbers": {name: found[name] for name in DETECTED if name in found} if "task" in found else {},
         "images": found["images"],
         "split": found["split"],
         "seeds": [plan["seed"]],
@@ -47,8 +67,16 @@ def record(run: Path, row: str) -> dict[str, Any]:
         "iterations": metrics[-1]["step"],
         "epochs": metrics[-1]["epoch"],
         "training": metrics[: -1 : max(1, math.ceil(len(metrics) / POINTS))] + metrics[-1:],
-        "looks": [line for line in lines if any(name.endswith("_error") and name != "train_error" for name in line)],
+        "looks": [line for line in lines if any(name.endswith(LOOKS) and name != "train_error" for name in line)],
     }
+
+
+def measured(found: dict[str, Any]) -> dict[str, float]:
+    """The numbers of an evaluation that have a name in MEASURES, the most important first."""
+    numbers = {name: found[name] for name in MEASURES if found.get(name) is not None}
+    if found.get("coco_masks"):
+        numbers["masks"] = found["coco_masks"]["AP50"]
+    return numbers
 
 
 def row(path: Path, root: Path) -> str:
@@ -122,7 +150,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["--add"]:
         target = Path(arguments[2])
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_json(target, record(Path(arguments[1]), arguments[3]))
+        write_json(target, record(Path(arguments[1]), *arguments[3:5]))
         return
     readme, results = Path(arguments[0]), Path(arguments[1])
     readme.write_text(renewed(readme.read_text(), table(results, readme.parent)))

@@ -21,8 +21,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from residual.models.cost import macs
-from residual.reproduce.experiment import Experiment, Row, Setting
+from residual.reproduce.arithmetic import learned
+from residual.reproduce.experiment import AnySetting, Experiment, Row
 from residual.reproduce.store import Run, iterations, shortened
 from residual.reproduce.verdict import half_width
 
@@ -46,7 +46,7 @@ class Allocation:
     lengths: dict[str, int] = field(default_factory=dict)
     spare: tuple[Run, ...] = ()
 
-    def actual(self, setting: Setting) -> Setting:
+    def actual(self, setting: AnySetting) -> AnySetting:
         """The setting as it is trained here: in full length, or shortened."""
         length = self.lengths.get(setting.key)
         return setting if length is None else shortened(setting, length)
@@ -155,7 +155,7 @@ class _Group:
         return list({id(row): row for claim in self.claims for row in claim}.values())
 
     @property
-    def settings(self) -> list[Setting]:
+    def settings(self) -> list[AnySetting]:
         return list({setting.key: setting for row in self.rows for setting in row.settings}.values())
 
     def runs(self, seeds: int, share: float = 1.0) -> list[Run]:
@@ -173,8 +173,8 @@ class _Group:
 
 
 def _dear_first(runs: list[Run]) -> list[Run]:
-    def arithmetic(run: Run) -> int:
-        return macs(run.setting.description, run.setting.size) * iterations(run.setting) * run.setting.recipe.batch
+    def arithmetic(run: Run) -> float:
+        return learned(run.setting).macs * iterations(run.setting) * run.setting.recipe.batch
 
     return sorted(runs, key=lambda run: -arithmetic(run))
 

@@ -1,7 +1,7 @@
 """The data sets of the experiments by name: what they are, where they come from, and where they lie on this machine.
 
-An experiment is never fed other data than the named ones: the number of images and of classes is looked at first, and
-of CIFAR the images themselves.
+Trained weights that a detector begins with are data too.  An experiment is never fed other data than the named ones:
+the number of images and of classes is looked at first, and of CIFAR the images themselves; of weights the network.
 """
 
 import hashlib
@@ -13,11 +13,16 @@ import torch
 
 from residual.data.images import ImageFiles, Images
 from residual.data.kept import cache_folder
+from residual.data.objects import ObjectImages
+from residual.data.open_objects import ObjectDataset, open_objects
 from residual.data.sources import open_dataset
+from residual.models.resnet import ResNet
+from residual.pipeline.detection import trained_trunk
 
 FETCHED = ("cifar10", "cifar100")  # what --download can bring
-DRAWN = ("shapes", "digits")  # always here
+DRAWN = ("shapes", "digits", "scenes:4000", "scenes:16", "shapes:16")  # always here
 AT_ONCE = 1_000  # images
+LACKING = 500  # of so many images with objects one may be missing: copies lack a few, or hold some that are damaged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,8 @@ class Source:
 
     origin: where it comes from.  Zero stands for what is not counted because no reader of it exists yet.
     content: `content` of the images to train on and of those to measure on, where one form of them is the true one.
+    lists: of a VOCdevkit, which of its lists; see `open_objects`.
+    network: trained weights, of this network; `classes` are what it tells apart.
     """
 
     title: str
@@ -35,11 +42,20 @@ class Source:
     classes: int = 0
     size: int = 224
     content: tuple[str, ...] = ()
+    lists: str | None = None
+    network: str = ""
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether this version can use it."""
+        return bool(self.train or self.network)
 
 
 CIFAR_ORIGIN = "https://www.cs.toronto.edu/~kriz/cifar.html, or --download"
 IMAGENET_ORIGIN = "https://image-net.org, after registering"
 VOC_ORIGIN = "http://host.robots.ox.ac.uk/pascal/VOC"
+TRUNKS = "the file that torchvision publishes, or any that `residual weights` reads"
+OWN = "residual train --data tiny-imagenet-200 --model"
 
 DATA: dict[str, Source] = {
     "cifar10": Source(
@@ -72,7 +88,13 @@ DATA: dict[str, Source] = {
     "imagenet": Source(
         title="ImageNet (ILSVRC 2012)", origin=IMAGENET_ORIGIN, train=1_281_167, held=50_000, classes=1000
     ),
-    "imagenet-loc": Source(title="ImageNet with boxes (ILSVRC localization)", origin=IMAGENET_ORIGIN),
+    "imagenet-loc": Source(
+        title="ImageNet with boxes (ILSVRC localization)",
+        origin=IMAGENET_ORIGIN,
+        train=544_546,
+        held=50_000,
+        classes=1000,
+    ),
     "imagenet-det": Source(title="ImageNet detection (ILSVRC DET)", origin=IMAGENET_ORIGIN),
     "tiny-imagenet": Source(
         title="Tiny ImageNet",
@@ -90,11 +112,37 @@ DATA: dict[str, Source] = {
         classes=10,
         size=128,
     ),
-    "voc07": Source(title="PASCAL VOC 2007", origin=f"{VOC_ORIGIN}/voc2007"),
-    "voc12": Source(title="PASCAL VOC 2012", origin=f"{VOC_ORIGIN}/voc2012"),
-    "voc07+12": Source(title="PASCAL VOC 2007 and 2012", origin=VOC_ORIGIN),
-    "coco": Source(title="COCO", origin="https://cocodataset.org"),
+    "voc07": Source(
+        title="PASCAL VOC 2007, train and val",
+        origin=f"{VOC_ORIGIN}/voc2007",
+        train=2_501,
+        held=2_510,
+        classes=20,
+        lists="2007:train/2007:val",
+    ),
+    "voc07+12": Source(
+        title="PASCAL VOC 2007 and 2012", origin=VOC_ORIGIN, train=16_551, held=4_952, classes=20, lists="07+12"
+    ),
+    "coco": Source(title="COCO (2014)", origin="https://cocodataset.org", train=82_783, held=40_504, classes=80),
+    "vgg16-imagenet": Source(
+        title="VGG-16 trained on ImageNet",
+        origin="the file that torchvision publishes as vgg16",
+        classes=1000,
+        network="vgg16",
+    ),
+    "resnet101-imagenet": Source(
+        title="ResNet-101 trained on ImageNet", origin=TRUNKS, classes=1000, network="resnet101"
+    ),
+    "resnet18-tiny-imagenet": Source(
+        title="ResNet-18 trained on Tiny ImageNet", origin=f"{OWN} resnet18", classes=200, network="resnet18"
+    ),
+    "resnet34-tiny-imagenet": Source(
+        title="ResNet-34 trained on Tiny ImageNet", origin=f"{OWN} resnet34", classes=200, network="resnet34"
+    ),
     "shapes": Source(title="drawn shapes", origin="drawn by this program", train=2_000, held=500, classes=10, size=32),
+    "scenes:4000": Source(title="drawn scenes", origin="drawn by this program", train=4_000, held=200, classes=10),
+    "scenes:16": Source(title="sixteen drawn scenes", origin="drawn by this program", train=16, held=4, classes=10),
+    "shapes:16": Source(title="sixteen drawn shapes", origin="drawn by this program", train=16, held=4, classes=10),
     "digits": Source(
         title="handwritten digits", origin="part of scikit-learn", train=1_437, held=360, classes=10, size=8
     ),
@@ -136,7 +184,8 @@ def given(flags: list[str], needed: set[str]) -> dict[str, Path]:
 
 def where(name: str, places: Mapping[str, Path]) -> str | None:
     """What `Plan.data` says to find the data set: a name or a path; None where it is not on this machine."""
-    source(name)
+    if not source(name).is_readable:
+        return None
     if name in places:
         return str(places[name])
     if name in DRAWN:
@@ -144,7 +193,7 @@ def where(name: str, places: Mapping[str, Path]) -> str | None:
     if name in FETCHED:
         return name if _cached(name) else None
     own = cache_folder() / name
-    return str(own.resolve()) if own.is_dir() else None
+    return str(own.resolve()) if own.exists() else None
 
 
 def _cached(name: str) -> bool:
@@ -158,7 +207,10 @@ def _cached(name: str) -> bool:
 def missing(name: str) -> str:
     """What a user can do about a data set that is not here."""
     one = source(name)
-    return f"{one.title}, which is not here: it comes from {one.origin}; say where it lies with --data {name}=DIR"
+    if not one.is_readable:
+        return f"{one.title}, from {one.origin}, which this version cannot read yet"
+    where = f"--data {name}={'RUN|WEIGHTS' if one.network else 'DIR'}"
+    return f"{one.title}, which is not here: it comes from {one.origin}; say where it lies with {where}"
 
 
 def refuse_others(name: str, place: str, *, workers: int = 0, download: bool = False) -> None:
@@ -188,6 +240,52 @@ def refuse_others(name: str, place: str, *, workers: int = 0, download: bool = F
                 f"(fingerprint {own[:12]}, not {true[:12]}); files that were resized or saved as JPEG are other images "
                 f"too; give the set as it was published, from {expected.origin}"
             )
+
+
+def refuse_other_objects(name: str, place: str, *, workers: int = 0) -> None:
+    """Read the images with objects at `place`, and refuse them if their counts are not those of the data set `name`."""
+    expected = source(name)
+    if name in DRAWN:
+        return
+    try:
+        found = open_objects(place, lists=expected.lists, workers=workers)
+    except ValueError as problem:
+        raise ValueError(f"{place} is not {expected.title}: {problem}") from problem
+    held = held_out(found, expected.lists)
+    counts = (len(found.train), len(held or ()), len(found.classes))
+    wanted = (expected.train, expected.held, expected.classes)
+    if counts[2] != wanted[2] or any(
+        not 0 <= most - count <= most / LACKING for most, count in zip(wanted[:2], counts[:2], strict=True)
+    ):
+        told = [
+            f"{train:,} images to train on, {test:,} held out, {classes} classes"
+            for train, test, classes in (counts, wanted)
+        ]
+        raise ValueError(
+            f"{place} is not {expected.title}: it has {told[0]}, and {expected.title} has {told[1]}; experiments are "
+            f"run on the data they name or not at all; give the whole set with --data {name}=DIR"
+        )
+
+
+def held_out(data: ObjectDataset, lists: str | None) -> ObjectImages | None:
+    """The images that a detector is measured on: those that the lists say, else test before validation images."""
+    asked = data.validation if lists is not None and "/" in lists else None
+    return asked or data.test or data.validation
+
+
+def refuse_other_weights(name: str, place: str) -> None:
+    """Read the trained weights at `place`, and refuse them if they are not of the network and classes of `name`."""
+    expected = source(name)
+    try:
+        found = trained_trunk(place, f"faster_rcnn_{expected.network}_c4")
+    except ValueError as problem:
+        raise ValueError(f"{place} is not {expected.title}: {problem}") from problem
+    classes = found.net.description.classes if isinstance(found.net, ResNet) else expected.classes
+    if classes != expected.classes:
+        raise ValueError(
+            f"{place} is not {expected.title}: it tells {classes} classes apart, not {expected.classes}; name "
+            f"the right weights with --data {name}=RUN|WEIGHTS"
+        )
 
 
 def content(images: Images | ImageFiles) -> str:

@@ -14,8 +14,10 @@ import msgspec
 
 from residual.models.catalog import describe, varied
 from residual.models.description import Description
+from residual.recipes.detection import DetectionRecipe
 from residual.recipes.plan import told
 from residual.recipes.recipe import Recipe
+from residual.reproduce.detection_ledger import DetectionProtocol
 from residual.reproduce.ledger import Protocol
 
 Measure = Callable[[Sequence[Path]], float]
@@ -24,7 +26,7 @@ Measure = Callable[[Sequence[Path]], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One training, told completely except for its seed.
+    """One training of a classifier, told completely except for its seed.
 
     model: a name of the catalog; changes: fields of its description that differ.
     data: the name of the data set, as `DATA` in reproduce/data.py lists them; where it lies is the user's to say.
@@ -45,8 +47,35 @@ class Setting:
     @cached_property
     def key(self) -> str:
         """16 hex digits that name this training by its content: equal trainings of two experiments are one run."""
-        decisive = [told(self.description), told(self.recipe), self.data, self.size]
-        return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()[:16]
+        return _digest(told(self.description), told(self.recipe), self.data, self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionSetting:
+    """One training of a detector, told completely except for its seed.
+
+    model: a detector's name, as detect/catalog.py reads it.  data: as in `Setting`.
+    trunk: the name, among `DATA` too, of the trained classifier that it begins with; None: random weights.
+    member: of an ensemble, counted from 0: the same training with other random numbers.
+    """
+
+    model: str
+    recipe: DetectionRecipe
+    data: str
+    trunk: str | None = None
+    member: int = 0
+
+    @cached_property
+    def key(self) -> str:
+        """As of a `Setting`."""
+        return _digest(self.model, told(self.recipe), self.data, self.trunk, self.member)
+
+
+AnySetting = Setting | DetectionSetting
+
+
+def _digest(*decisive: Any) -> str:
+    return hashlib.sha256(msgspec.json.encode(decisive, order="deterministic")).hexdigest()[:16]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +109,7 @@ class Row:
     name: str
     unit: str
     paper: Printed | None = None
-    settings: tuple[Setting, ...] = ()
+    settings: tuple[AnySetting, ...] = ()
     measure: Measure | None = None
     seeds: int = 1
     resolution: float = 1.0
@@ -118,8 +147,9 @@ class Line:
 class Experiment:
     """A table or figure.  source: where it stands.  claim: what it says, in a sentence.
 
-    data: names of the data sets it needs.  x, y: what the axes of a figure are.
-    protocol: what the paper says of how it trained a network of this description; None: nothing to compare with.
+    data: names of the data sets it needs, and of the trained weights.  x, y: what the axes of a figure are.
+    protocol: what the paper says of how it trained a network of this description, or its detectors; None: nothing to
+        compare with.
     twin_of: name of the experiment of the paper that this one repeats in small on other data; it prints no number of
         the paper's and its verdicts are its own.
     waits_for: the part of this project that it needs and that is not built yet; None: nothing.
@@ -137,7 +167,7 @@ class Experiment:
     y: str = ""
     twin_of: str | None = None
     waits_for: str | None = None
-    protocol: Callable[[Description], Protocol] | None = None
+    protocol: Callable[[Description], Protocol] | DetectionProtocol | None = None
 
     def __post_init__(self) -> None:
         names = [row.name for row in self.rows]
@@ -152,7 +182,8 @@ class Experiment:
             )
 
     @property
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[AnySetting, ...]:
         """Every training it needs, each once, in the order of rows and lines."""
-        found = [setting for row in self.rows for setting in row.settings] + [line.setting for line in self.lines]
+        found = [setting for row in self.rows for setting in row.settings]
+        found += [line.setting for line in self.lines]
         return tuple({setting.key: setting for setting in found}.values())

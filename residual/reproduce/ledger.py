@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from residual.data.transforms import Augmentation, Preprocessing
 from residual.models.cost import layers
 from residual.models.description import Description
 from residual.recipes.recipe import Recipe
+from residual.reproduce.detection_ledger import DetectionProtocol
 from residual.train.schedule import Schedule
 
 RESULTS = Path(__file__).parents[2] / "results"
@@ -61,6 +62,8 @@ class Protocol:
     selection: str
     test_view: str
 
+
+P = TypeVar("P", Protocol, DetectionProtocol)
 
 INSIDE, OUTSIDE = "rate inside the velocity", "rate outside the velocity"
 EXACT, MOVING = "averages over training images, after training", "moving averages"
@@ -274,10 +277,10 @@ def _selection(recipe: Recipe) -> str:
     return last if not recipe.validation else "lowest validation error"
 
 
-def differences(paper: Protocol, ours: Protocol) -> list[dict[str, str | None]]:
+def differences(paper: P, ours: P) -> list[dict[str, str | None]]:
     """Where the two part: what, the paper's, ours, and the measured cost where there is a record of it."""
     found: list[dict[str, str | None]] = []
-    for field in fields(Protocol):
+    for field in fields(paper):
         theirs, mine = getattr(paper, field.name), getattr(ours, field.name)
         if theirs != mine:
             what = field.name.replace("_", " ")
@@ -285,7 +288,7 @@ def differences(paper: Protocol, ours: Protocol) -> list[dict[str, str | None]]:
     return found
 
 
-def ledger(pairs: Iterable[tuple[Protocol, Protocol]]) -> list[dict[str, str | None]]:
+def ledger(pairs: Iterable[tuple[P, P]]) -> list[dict[str, str | None]]:
     """The differences of several trainings, (the paper's, ours) each; one that they share is told once."""
     found: list[dict[str, str | None]] = []
     for paper, ours in pairs:
@@ -294,7 +297,7 @@ def ledger(pairs: Iterable[tuple[Protocol, Protocol]]) -> list[dict[str, str | N
 
 
 def cost(name: str) -> str | None:
-    """What a difference in this field of `Protocol` changed, as measured and recorded; None: nobody has measured it."""
+    """What a difference in this field changed, as measured and recorded; None: nobody has measured it."""
     file, field = COSTS.get(name, ("", ""))
     record = RESULTS / file
     if not record.is_file():

@@ -19,7 +19,7 @@ from residual.evaluate.look import Member, combined, look
 from residual.evaluate.originals import as_files
 from residual.evaluate.protocol import Protocol, keeps_square, one_crop
 from residual.evaluate.score import Scores
-from residual.pipeline import planned, read_data
+from residual.pipeline import planned_classification, read_data
 from residual.records import RunFolder, read_json, write_json
 from residual.reproduce.experiment import Measure
 from residual.train.precision import pick_device
@@ -143,7 +143,7 @@ def _kept(run: Path, views: Callable[[Protocol], Protocol]) -> dict[str, Any]:
 
 def _seen(runs: Sequence[Path], views: Callable[[Protocol], Protocol]) -> Scores:
     """What the last weights of one or more runs say of their held-out images under a protocol, averaged."""
-    plan, data = planned(runs[0]), read_data(planned(runs[0]))
+    plan, data = planned_classification(runs[0]), read_data(planned_classification(runs[0]))
     images = held_out(data)
     networks = [load(run) for run in runs]
     device = pick_device(plan.device)
@@ -201,7 +201,7 @@ def layer_responses(run: Path) -> list[float]:
     path = run / "responses.json"
     if path.is_file():
         return [float(std) for std in read_json(path, dict[str, Any])["std"]]
-    plan, network = planned(run), load(run)
+    plan, network = planned_classification(run), load(run)
     images = held_out(read_data(plan))
     device = pick_device(plan.device)
     normalize, count = Normalize(network.card.preprocessing, device), min(ANALYZED, len(images))

@@ -12,7 +12,7 @@ import torch
 from residual.records import counted, environment, make_folder, read_json, write_json
 from residual.reproduce import data, jobs
 from residual.reproduce.budget import everything
-from residual.reproduce.calibrate import Calibration, calibrate
+from residual.reproduce.calibrate import Calibration, calibrate, kind_of
 from residual.reproduce.experiment import Experiment
 from residual.reproduce.ledger import RESULTS
 from residual.reproduce.record import read_known
@@ -26,7 +26,7 @@ TIMED = 0.3  # seconds for which a network is timed
 class Overview:
     """One experiment.
 
-    data: each set it needs, and whether it is here.
+    data: each set it needs, and each trained network, and whether it is here.
     waiting: the part of this project that it needs and that is not built yet.
     runs, done: trainings in all, and finished ones in the folder.
     seconds: that the rest takes on this machine, with `jobs` of them side by side; None: unknown.
@@ -53,8 +53,8 @@ def overview(
     """Every experiment, with costs measured by a short calibration.  count: jobs, None for as many as fit."""
     place = pick_device(device)
     count = count or (jobs.cores() if place.type == "cpu" else 1)
-    formats = {str(setting.recipe.precision) for each in experiments for setting in each.settings}
-    calibration = measured(formats, device=device, threads=max(1, jobs.cores() // count), out=out)
+    kinds = {kind_of(setting) for each in experiments for setting in each.settings}
+    calibration = measured(kinds, device=device, threads=max(1, jobs.cores() // count), out=out)
     store = Store(out)
     for each in experiments:
         runs = everything([each], seeds=None).runs
@@ -77,7 +77,7 @@ def overview(
         )
 
 
-def measured(formats: set[str], *, device: str, threads: int, out: Path | None = None) -> Calibration:
+def measured(kinds: set[str], *, device: str, threads: int, out: Path | None = None) -> Calibration:
     """This machine's calibration, as it was measured before in `out`, or now."""
     place = pick_device(device)
     about = environment()
@@ -85,12 +85,12 @@ def measured(formats: set[str], *, device: str, threads: int, out: Path | None =
     file = None if out is None else out / "calibration.json"
     if file is not None and file.is_file():
         kept = read_json(file, dict[str, Any])
-        if kept.get("machine") == key and formats <= kept["calibration"]["learning"].keys():
+        if kept.get("machine") == key and kinds <= kept["calibration"]["learning"].keys():
             return msgspec.convert(kept["calibration"], Calibration)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        found = replace(calibrate(formats, device=device, seconds=TIMED), start=2.0)
+        found = replace(calibrate(kinds, device=device, seconds=TIMED), start=2.0)
     finally:
         torch.set_num_threads(before)
     if file is not None and file.parent.is_dir():

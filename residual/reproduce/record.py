@@ -16,7 +16,8 @@ from residual.models.description import Description
 from residual.records import RunFolder
 from residual.reproduce.budget import Allocation
 from residual.reproduce.data import source
-from residual.reproduce.experiment import Claim, Experiment, Line, Row, Setting
+from residual.reproduce.detection_ledger import DetectionProtocol, of_detection_run
+from residual.reproduce.experiment import AnySetting, Claim, Experiment, Line, Row
 from residual.reproduce.ledger import ledger, of_run
 from residual.reproduce.store import Failure, Run, Store, iterations
 from residual.reproduce.verdict import Spread, Verdict, interval, judge_claim, judge_number, pooled, spreads
@@ -41,17 +42,17 @@ class Evidence:
     quick: bool
     stopped: bool = False
 
-    def planned(self, setting: Setting) -> dict[int, Run]:
+    def planned(self, setting: AnySetting) -> dict[int, Run]:
         """The runs of a setting, as it is trained here, by seed."""
         actual = self.allocation.actual(setting)
         seeds = {run.seed for run in (*self.allocation.runs, *self.allocation.spare) if run.key[0] == actual.key}
         return {seed: Run(setting=actual, seed=seed) for seed in sorted(seeds)}
 
-    def runs(self, setting: Setting) -> dict[int, Run]:
+    def runs(self, setting: AnySetting) -> dict[int, Run]:
         """Those of them that are finished."""
         return {seed: run for seed, run in self.planned(setting).items() if self.store.state(run) == "done"}
 
-    def failures(self, setting: Setting) -> dict[int, Failure]:
+    def failures(self, setting: AnySetting) -> dict[int, Failure]:
         """Why others ended badly, by seed."""
         found = {seed: self.failure(run) for seed, run in self.planned(setting).items()}
         return {seed: failure for seed, failure in found.items() if failure is not None}
@@ -63,7 +64,7 @@ class Evidence:
         told = self.failed.get(run.key)
         return self.store.failure(run) or (None if told is None else Failure(reason=told, diverged=False))
 
-    def short(self, settings: Sequence[Setting]) -> dict[str, int] | None:
+    def short(self, settings: Sequence[AnySetting]) -> dict[str, int] | None:
         """How much of their length was trained; None: all of it."""
         for setting in settings:
             if setting.key in self.allocation.lengths:
@@ -262,15 +263,16 @@ def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[f
 
 
 def _ledger(experiment: Experiment, evidence: Evidence) -> list[dict[str, str | None]]:
-    if experiment.protocol is None:
+    protocol = experiment.protocol
+    if protocol is None:
         return []
-    pairs = []
-    for setting in experiment.settings:
-        for run in list(evidence.runs(setting).values())[:1]:
-            about = RunFolder.open(evidence.store.path(run)).description
-            network = {name: value for name, value in about["model"].items() if name != "name"}
-            pairs.append((experiment.protocol(msgspec.convert(network, Description)), of_run(about)))
-    return ledger(pairs)
+    firsts = [run for setting in experiment.settings for run in list(evidence.runs(setting).values())[:1]]
+    told = [RunFolder.open(evidence.store.path(run)).description for run in firsts]
+    if isinstance(protocol, DetectionProtocol):
+        return ledger((protocol, of_detection_run(about)) for about in told)
+    networks = [{name: value for name, value in about["model"].items() if name != "name"} for about in told]
+    described = [protocol(msgspec.convert(network, Description)) for network in networks]
+    return ledger(zip(described, map(of_run, told), strict=True))
 
 
 def _left_out(row: Row, found: _Measured, evidence: Evidence) -> list[dict[str, Any]]:

@@ -7,21 +7,22 @@ and every run from its newest checkpoint.
 import hashlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 
-from residual.pipeline import Plan, Stop, asks_nothing_of_the_host
+from residual.pipeline import DetectionPlan, Plan, Stop, asks_nothing_of_the_host
 from residual.records import RunFolder, environment, make_folder, read_json, write_json
 from residual.reproduce import data, jobs, work
 from residual.reproduce.budget import Allocation, allocate, everything
-from residual.reproduce.calibrate import Calibration, looks
-from residual.reproduce.experiment import Experiment
+from residual.reproduce.calibrate import Calibration, kind_of, looks
+from residual.reproduce.experiment import DetectionSetting, Experiment, Setting
 from residual.reproduce.quick import quick
 from residual.reproduce.record import Evidence, build
 from residual.reproduce.store import Run, Store, iterations
@@ -32,6 +33,7 @@ SAFETY = 0.8  # share of the time that is planned: machines slow down, and what 
 STRANDS = 8  # small networks that train side by side on one GPU
 SPENT_EVERY = 5.0  # seconds between notes of the time that was spent
 TIMED = 3.0  # seconds for which a network is timed, at most
+MEMBERS = 1000  # seeds between one member of an ensemble and the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,10 @@ def why_not(experiment: Experiment, places: Mapping[str, Path], *, download: boo
 def can_share(experiments: Sequence[Experiment]) -> bool:
     """Whether all their trainings can share a GPU from threads: none draws from the generator that threads share."""
     settings = [setting for each in experiments for setting in each.settings]
-    return all(asks_nothing_of_the_host(setting.description, setting.recipe) for setting in settings)
+    return all(
+        isinstance(setting, Setting) and asks_nothing_of_the_host(setting.description, setting.recipe)
+        for setting in settings
+    )
 
 
 def side_by_side(device: str, experiments: Sequence[Experiment]) -> int:
@@ -205,11 +210,21 @@ class _Reproduction:
     def read_data(self) -> Iterator[Doing]:
         """Refuse data that is not what it is called.  What is decoded here, the jobs find decoded."""
         began, order = time.monotonic(), self.order
-        for name in sorted({setting.data for each in self.experiments for setting in each.settings}):
-            if name not in data.DRAWN:
-                yield Doing(what=f"reading {data.source(name).title}")
-                place = data.where(name, order.places) or name
-                data.refuse_others(name, place, workers=self.jobs, download=order.download)
+        settings = [setting for each in self.experiments for setting in each.settings]
+        detectors = [setting for setting in settings if isinstance(setting, DetectionSetting)]
+
+        def read(names: Iterable[str], refuse: Callable[[str, str], None]) -> Iterator[Doing]:
+            for name in sorted(set(names)):
+                if name not in data.DRAWN:
+                    yield Doing(what=f"reading {data.source(name).title}")
+                    refuse(name, data.where(name, order.places) or name)
+
+        yield from read(
+            (setting.data for setting in settings if isinstance(setting, Setting)),
+            partial(data.refuse_others, workers=self.jobs, download=order.download),
+        )
+        yield from read((setting.data for setting in detectors), partial(data.refuse_other_objects, workers=self.jobs))
+        yield from read((setting.trunk for setting in detectors if setting.trunk), data.refuse_other_weights)
         self.reading = time.monotonic() - began
 
     def start(self) -> jobs.Start:
@@ -223,10 +238,9 @@ class _Reproduction:
 
     def calibrate(self, pool: work.Pool) -> None:
         """Time the machine with all jobs at once, as they will train."""
-        formats = {setting.recipe.precision for each in self.experiments for setting in each.settings}
+        kinds = {kind_of(setting) for each in self.experiments for setting in each.settings}
         seconds = TIMED / 3 if self.order.budget is None else min(TIMED, self.order.budget / 120)
-        names = {str(name) for name in formats}
-        found = pool.calibrate(names, device=self.device, seconds=seconds, until=self.until())
+        found = pool.calibrate(kinds, device=self.device, seconds=seconds, until=self.until())
         if found is not None:
             self.calibration = replace(found, start=min(self.reading, 5.0) + 1.0)
 
@@ -293,10 +307,23 @@ class _Reproduction:
                 with suppress(Exception):  # the record will say so, and the other trainings go on
                     row.measure([self.store.path(each) for each in together])
 
-    def plan(self, run: Run) -> Plan:
+    def plan(self, run: Run) -> Plan | DetectionPlan:
         """A run as the pipeline is told of it."""
         setting, name = run.setting, run.setting.data
         place = data.where(name, self.order.places) or name
+        workers = 0 if name in data.DRAWN else max(1, jobs.cores() // self.jobs)
+        if isinstance(setting, DetectionSetting):
+            return DetectionPlan(
+                model=setting.model,
+                data=place,
+                recipe=setting.recipe,
+                lists=data.source(name).lists,
+                trunk=None if setting.trunk is None else data.where(setting.trunk, self.order.places),
+                seed=run.seed + MEMBERS * setting.member,
+                device=self.device,
+                workers=workers,
+                looks=looks(setting),
+            )
         return Plan(
             model=setting.model,
             data=place,
@@ -304,7 +331,7 @@ class _Reproduction:
             size=setting.size,
             seed=run.seed,
             device=self.device,
-            workers=0 if name in data.DRAWN else max(1, jobs.cores() // self.jobs),
+            workers=workers,
             download=self.order.download,
             changes=setting.changes,
             looks=looks(setting),

@@ -11,7 +11,7 @@ from typing import Literal
 
 from residual.records import RunFolder, make_folder, read_json, write_json
 from residual.reproduce.data import source
-from residual.reproduce.experiment import Setting
+from residual.reproduce.experiment import AnySetting, DetectionSetting, Setting
 
 State = Literal["done", "unfinished", "absent"]
 
@@ -20,7 +20,7 @@ State = Literal["done", "unfinished", "absent"]
 class Run:
     """One setting with one seed."""
 
-    setting: Setting
+    setting: AnySetting
     seed: int
 
     @property
@@ -122,16 +122,19 @@ class Store:
         return 0
 
 
-def iterations(setting: Setting) -> int:
+def iterations(setting: AnySetting) -> int:
     """The length of a training, in batches."""
     return setting.recipe.length(training_images(setting))
 
 
-def training_images(setting: Setting) -> int:
-    """How many images it learns from: all but those that the recipe holds out."""
-    return max(1, round(source(setting.data).train * (1 - setting.recipe.validation)))
+def training_images(setting: AnySetting) -> int:
+    """How many images it learns from: all but those that the recipe holds out, of a detector's data none."""
+    held = 0.0 if isinstance(setting, DetectionSetting) else setting.recipe.validation
+    return max(1, round(source(setting.data).train * (1 - held)))
 
 
-def shortened(setting: Setting, length: int) -> Setting:
+def shortened(setting: AnySetting, length: int) -> AnySetting:
     """The same training over `length` iterations: the schedule is made of fractions and keeps its shape."""
+    if isinstance(setting, Setting):
+        return replace(setting, recipe=replace(setting.recipe, iterations=length, epochs=None))
     return replace(setting, recipe=replace(setting.recipe, iterations=length, epochs=None))

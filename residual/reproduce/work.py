@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from residual.pipeline import Plan, Stop
+from residual.pipeline import DetectionPlan, Plan, Stop
 from residual.reproduce.calibrate import Calibration, mean
 from residual.reproduce.jobs import Job, Message, Messages, Start
 from residual.reproduce.store import Failure, Run, Store, iterations
@@ -38,7 +38,7 @@ class Moved:
     run: Run
     step: int
     iterations: int
-    train_error: float
+    train_error: float | None  # percent, of classifiers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,11 +158,11 @@ class Pool:
         self.jobs: list[Job] = [start(self.messages) for _ in range(count)]
 
     def calibrate(
-        self, formats: set[str], *, device: str, seconds: float, until: float | None = None
+        self, kinds: set[str], *, device: str, seconds: float, until: float | None = None
     ) -> Calibration | None:
         """What all jobs measure at the same time, on average; None if that is not known by `until`."""
         for job in self.jobs:
-            job.order({"calibrate": {"formats": sorted(formats), "device": device, "seconds": seconds}})
+            job.order({"calibrate": {"kinds": sorted(kinds), "device": device, "seconds": seconds}})
         found: list[Calibration] = []
         while len(found) < len(self.jobs):
             try:
@@ -181,7 +181,7 @@ class Pool:
         spare: Sequence[Run] = (),
         *,
         store: Store,
-        plan: Callable[[Run], Plan],
+        plan: Callable[[Run], Plan | DetectionPlan],
         board: Board,
         until: float | None = None,
         grace: float = 5.0,
@@ -204,7 +204,9 @@ class Pool:
                 job = idle.pop(0)
                 busy[id(job)] = run
                 board.expect(run)
-                job.order({"plan": asdict(plan(run)), "path": str(store.path(run).resolve())})
+                told = plan(run)
+                of = "detector" if isinstance(told, DetectionPlan) else "classifier"
+                job.order({"train": of, "plan": asdict(told), "path": str(store.path(run).resolve())})
             if not busy:
                 return
             if late and until is not None and time.monotonic() > until + grace:

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from residual import pipeline
-from residual.pipeline import Diverged, Plan, Stop
+from residual.pipeline import DetectionPlan, Diverged, Plan, Stop
 from residual.records import AlreadyRunning, convert
 from residual.reproduce import calibrate
 
@@ -60,10 +60,11 @@ def follow(order: dict[str, Any], stop: Stop) -> Iterator[dict[str, Any]]:
     try:
         if "calibrate" in order:
             about = order["calibrate"]
-            found = calibrate.calibrate(set(about["formats"]), device=about["device"], seconds=about["seconds"])
+            found = calibrate.calibrate(set(about["kinds"]), device=about["device"], seconds=about["seconds"])
             yield {"calibrated": asdict(found)}
         else:
-            for event in _train(_plan(order["plan"]), Path(order["path"]), stop):
+            plan = convert(order["plan"], DetectionPlan) if order["train"] == "detector" else _plan(order["plan"])
+            for event in _train(plan, Path(order["path"]), stop):
                 assert is_dataclass(event)
                 assert not isinstance(event, type)
                 yield {"event": type(event).__name__, **asdict(event)}
@@ -81,7 +82,7 @@ def _plan(told: dict[str, Any]) -> Plan:
     return replace(plan, changes=changes)
 
 
-def _train(plan: Plan, path: Path, stop: Stop) -> Iterator[object]:
+def _train(plan: Plan | DetectionPlan, path: Path, stop: Stop) -> Iterator[object]:
     until = time.monotonic() + PATIENCE
     while True:
         try:
@@ -93,7 +94,7 @@ def _train(plan: Plan, path: Path, stop: Stop) -> Iterator[object]:
             time.sleep(0.5)
 
 
-def _begin(plan: Plan, path: Path) -> Callable[[Stop], Iterator[object]]:
+def _begin(plan: Plan | DetectionPlan, path: Path) -> Callable[[Stop], Iterator[object]]:
     if not (path / "run.json").is_file():
         return lambda stop: pipeline.train(plan, path, stop=stop)
     return lambda stop: pipeline.resume(path, stop=stop, workers=plan.workers, device=plan.device, data=plan.data)

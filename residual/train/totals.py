@@ -1,5 +1,7 @@
 """What has been measured since the last line of metrics.jsonl: sums over iterations and processes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -35,3 +37,35 @@ class Totals:
     def load(self, state: list[float]) -> None:
         """Continue from `state`."""
         self.sums.copy_(torch.tensor(state, dtype=self.sums.dtype))
+
+
+class Means:
+    """Several numbers of each iteration, by name, added up on the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.sums: dict[str, Tensor] = {}
+        self.iterations = 0
+
+    def add(self, values: dict[str, Tensor], world: World) -> None:
+        """One iteration's; of several processes their mean counts."""
+        here = torch.stack([value.detach().to(self.wide) for value in values.values()])
+        everywhere = distributed.total(here, world) / world.size
+        for name, value in zip(values, everywhere, strict=True):
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.iterations += 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last time."""
+        means = {name: float(value) / max(self.iterations, 1) for name, value in self.sums.items()}
+        self.sums, self.iterations = {}, 0
+        return means
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of them."""
+        return {"sums": {name: float(value) for name, value in self.sums.items()}, "iterations": self.iterations}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from `state`."""
+        self.sums = {name: torch.tensor(value, dtype=self.wide) for name, value in state["sums"].items()}
+        self.iterations = state["iterations"]

@@ -43,6 +43,7 @@ from residual.weights.protobuf import MEAN_FILE
 
 WEIGHTS = "model.safetensors"  # in a run folder
 OURS = "residual"
+DETECTOR = "residual_detector"  # the key of a detector's card (residual/detect/weights.py)
 
 
 class Layout(Protocol):
@@ -247,6 +248,11 @@ def _open(path: Path) -> _Opened:
         shapes, metadata = safetensors.header(path)
         if safetensors.KEY in metadata:
             return _Opened(container=safetensors.NAME, shapes=shapes, tensors={}, is_ours=True)
+        if DETECTOR in metadata:
+            raise BadWeights(
+                "it holds a detector, not a classifier; residual detect and residual evaluate use it, and in Python "
+                "residual.load_detector"
+            )
         tensors = safetensors.read_bare(path)
         return _Opened(container=safetensors.NAME, shapes=shapes, tensors=tensors)
     container = recognise(path)

@@ -17,7 +17,7 @@ from residual.records import CannotWrite
 
 HOUSE = Path(__file__).parents[2]
 COMMANDS = {
-    "demo", "models", "train", "evaluate", "predict", "reproduce", "report",
+    "demo", "models", "train", "evaluate", "predict", "detect", "reproduce", "report",
     "data", "data check", "data pack",
     "weights", "weights inspect", "weights convert", "weights export", "weights download", "weights list",
     "weights doctor",

@@ -129,3 +129,33 @@ def test_a_second_interruption_ends_at_once_and_loses_no_checkpoint(start: Calla
     assert process.returncode in (130, 143)
     assert err == ""
     assert list(Path("run/checkpoints").glob("step-*.json"))
+
+
+def test_a_detector_is_trained_by_the_same_command(say: Callable[..., Any], monkeypatch: pytest.MonkeyPatch):
+    from residual.data import open_objects
+
+    monkeypatch.setattr(open_objects, "SCENES", {"train": 8, "validation": 2, "test": 3})
+    options = ("--data", "scenes", "--epochs", "1", "--size", "48", "--device", "cpu", "--workers", "0")
+    said = say("train", "--model", "faster_rcnn_small_c4", *options)
+    assert said.code == 0, said.err
+    assert "test mAP@.5" in said.out
+    assert said.out.splitlines()[-1] == "Next: residual detect runs/faster_rcnn_small_c4 IMAGE"
+    assert Path("runs/faster_rcnn_small_c4/report.html").is_file()
+    said = say("train", "--resume", "--out", "runs/faster_rcnn_small_c4", "--size", 96)
+    assert (said.code, "started with size 48" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (("--model", "faster_rcnn_resnet50", "--data", "scenes"), "faster_rcnn_resnet50_c4"),
+        (("--model", "faster_rcnn_small_c4", "--data", "scenes", "--recipe", "wide"), "for detectors"),
+        (("--model", "faster_rcnn_small_c4", "--data", "scenes", "--accumulate", "2"), "--accumulate is not for"),
+        (("--model", "resnet20", "--data", "digits", "--trunk", "runs/x"), "--trunk is not for a classifier"),
+        (("--model", "resnet20", "--data", "digits", "--lists", "07+12"), "--lists is not for a classifier"),
+    ],
+)
+def test_what_is_not_for_this_kind_of_network_is_refused(say: Callable[..., Any], options, words):
+    said = say("train", *options)
+    assert (said.code, words in said.err) == (2, True), said.err
+    assert not Path("runs").exists()

@@ -43,7 +43,7 @@ def training(run: Path, *, finished: bool = True) -> Iterator[object]:
     )
     yield progress(780)
     yield events.Note("a checkpoint [was] damaged; going on")
-    yield events.Measured(step=780, split="validation", error=12.5, best=True)
+    yield events.Measured(step=780, split="validation", value=12.5, best=True)
     if not finished:
         yield events.Stopped(step=781, signal=2)
         return
@@ -123,7 +123,7 @@ def test_the_live_line_tells_what_is_going_on_in_every_state():
     bar, news = drawn(line)
     assert bar.endswith("25 %  12 min 03 s left")
     assert news == "epoch 41.0  loss 0.412  training error 13.2 %  rate 0.1  6,800 images/s"
-    line.saw(events.Measured(step=16_000, split="test", error=9.0, best=False))
+    line.saw(events.Measured(step=16_000, split="test", value=9.0, best=False))
     assert drawn(line)[0].endswith("25 %  12 min 03 s left")
     stop.signal = 2
     assert "stopping after this iteration" in drawn(line)[0]

@@ -45,7 +45,7 @@ WRONG = {  # what is wrong: the command, and what the answer must say
     "unknown device": ((*LEARN, *DIGITS, "--device", "cuda:7"), ["'cuda:7'", "--device auto", "cpu"]),
     "negative seed": ((*LEARN, *DIGITS, "--seed", "-1"), ["--seed", "0"]),
     "negative workers": ((*LEARN, *DIGITS, "--workers", "-1"), ["--workers", "0"]),
-    "tiny images": ((*LEARN, *DIGITS, "--size", "3"), ["--size is 3", "8 to 1024"]),
+    "tiny images": ((*LEARN, *DIGITS, "--size", "3"), ["--size is 3", "8 to 2048"]),
     "resume as another network": (("train", "--resume", "--out", "run", "--model", "resnet14"), ["resnet8", "--out"]),
     "resume for another length": (("train", "--resume", "--out", "run", "--epochs", "7"), ["epochs", "--out"]),
     "resume of no run": (("train", "--resume", "--out", "pets"), ["pets is not a run folder", "leave --resume out"]),

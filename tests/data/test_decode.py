@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from residual.data.decode import BadImage, View, decode, fit, read
+from residual.data.decode import MAX_STRIP, UNLIKELY, BadImage, View, decode, fit, read
 from residual.data.transforms import Preprocessing, prepare
 
 
@@ -101,6 +101,21 @@ def test_a_png_with_too_few_rows_is_refused_and_one_that_ends_black_is_not(inter
             decode(png(30, height, depth=depth, data=b"".join(passes[:-1]), interlaced=interlaced))
 
 
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "I;16", "RGB", "RGBA"])
+@pytest.mark.parametrize("value", [0, UNLIKELY, 255])
+def test_a_png_of_one_colour_is_read_and_refused_without_its_last_row(mode, value):
+    bands = len(Image.new(mode, (1, 1)).getbands())
+    data = encoded(Image.new(mode, (9, 7), value if bands == 1 else (value,) * bands))
+    assert len(np.unique(decode(data))) == 1
+    start = data.index(b"IDAT")
+    end = start + 4 + struct.unpack(">I", data[start - 4 : start])[0]
+    rows = zlib.decompress(data[start + 4 : end])
+    chunk = b"IDAT" + zlib.compress(rows[: len(rows) * 6 // 7])
+    short = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    with pytest.raises(BadImage, match="fewer rows than it says"):
+        decode(data[: start - 4] + short + data[end + 4 :])
+
+
 def test_one_changed_bit_in_the_pixels_of_a_png_is_found():
     data = bytearray(encoded(Image.fromarray(noise(32, 32))))
     data[len(data) // 2] ^= 1
@@ -136,6 +151,14 @@ def test_what_is_refused_says_why_in_a_sentence(data, reason):
     with pytest.raises(BadImage, match=reason) as refusal:
         decode(data)
     assert "0x" not in str(refusal.value)
+
+
+def test_a_panorama_is_whole_for_whoever_bounds_its_longer_side():
+    strip = np.zeros((50, 10_000, 3), np.uint8)
+    data = encoded(Image.fromarray(strip))
+    assert decode(data, aspect=MAX_STRIP).shape == strip.shape
+    with pytest.raises(BadImage, match="64 times"):
+        decode(data)
 
 
 def test_formats_outside_the_list_are_not_even_tried():

@@ -16,6 +16,7 @@ from residual.data.vary_objects import ObjectAugmentation
 
 Draw = Callable[..., Path]
 SMALL = ObjectAugmentation(shorter=(40, 60), longer=90, crop=0.5, jitter=0.2)
+WINDOWS = ObjectAugmentation(shorter=(40, 60), longer=90, window=24, shrink=False)
 
 
 @pytest.fixture
@@ -45,10 +46,11 @@ def test_workers_change_nothing(files: ObjectImages, workers: int):
     assert told(islice(object_batches(files, SMALL, batch=3, seed=4, workers=workers), 5)) == alone
 
 
-def test_going_on_is_the_same_as_never_having_stopped(files: ObjectImages):
-    whole = told(islice(object_batches(files, SMALL, batch=3, seed=4), 9))
-    assert told(islice(object_batches(files, SMALL, batch=3, seed=4, start=5), 4)) == whole[5:]
-    assert told(islice(object_batches(files, SMALL, batch=3, seed=5), 4)) != whole[:4]
+@pytest.mark.parametrize("varied", [SMALL, WINDOWS])
+def test_going_on_is_the_same_as_never_having_stopped(files: ObjectImages, varied: ObjectAugmentation):
+    whole = told(islice(object_batches(files, varied, batch=3, seed=4), 9))
+    assert told(islice(object_batches(files, varied, batch=3, seed=4, start=5), 4)) == whole[5:]
+    assert told(islice(object_batches(files, varied, batch=3, seed=5), 4)) != whole[:4]
 
 
 def test_two_processes_share_a_batch(files: ObjectImages):
@@ -65,7 +67,7 @@ def test_two_processes_share_a_batch(files: ObjectImages):
 
 @pytest.mark.parametrize("count,batch", [(10, 3), (16, 2), (7, 5)])
 def test_every_image_comes_as_often_as_any_other(count: int, batch: int):
-    order = GroupedOrder([(1, 2) if n % 3 else (2, 1) for n in range(count)], batch=batch, seed=0)
+    order = GroupedOrder([(1, 2) if n % 3 else (2, 1) for n in range(count)], SMALL, batch=batch, seed=0)
     stretches = count  # after so many, whole epochs have passed
     seen = Counter[tuple[int, int]]()
     for step in range(stretches * GROUPED):
@@ -76,8 +78,19 @@ def test_every_image_comes_as_often_as_any_other(count: int, batch: int):
     assert len(seen) == stretches * GROUPED * batch
 
 
+def test_an_image_of_windows_comes_once_for_each_of_them_and_never_twice_the_same():
+    told = ObjectAugmentation(shorter=(20, 20), longer=60, window=10, shrink=False)
+    sizes, windows = [(20, 20), (60, 40), (10, 20), (20, 100)], [4, 24, 8, 7]  # the last two become 20x40 and 12x60
+    order, seen = GroupedOrder(sizes, told, batch=3, seed=1), Counter[tuple[int, int]]()
+    for step in range(sum(windows) * GROUPED):  # 24 passes
+        seen.update(zip(*(rows.tolist() for rows in order.at(step)), strict=True))
+    assert set(seen.values()) == {1}
+    times = Counter(index for _, index in seen)
+    assert [times[index] for index in range(4)] == [24 * each for each in windows]
+
+
 def test_wide_and_high_images_seldom_meet():
-    order = GroupedOrder([(1, 2) if n % 2 else (2, 1) for n in range(1000)], batch=4, seed=0)
+    order = GroupedOrder([(1, 2) if n % 2 else (2, 1) for n in range(1000)], SMALL, batch=4, seed=0)
     mixed = sum(len(set((order.at(step)[1] % 2).tolist())) == 2 for step in range(10 * GROUPED))
     assert mixed <= 10  # one of each stretch, at most
     assert [order.at(step)[1][0].item() % 2 for step in range(2 * GROUPED)] not in ([0, 1] * 8, [1] * 8 + [0] * 8)
@@ -106,6 +119,18 @@ def test_what_is_measured_on_comes_in_order_and_unvaried(files: ObjectImages, wo
         scale = picture.pixels.shape[0] / size[0]
         assert picture.objects.boxes == pytest.approx(here.boxes * scale, rel=0.01)
     assert [picture.index for picture in pictures(files, indices=[4, 2], workers=workers)] == [4, 2]
+
+
+def test_masks_of_windows_are_those_of_the_whole_image():
+    scenes = draw_scenes(8, size=48)
+    (batch,) = islice(object_batches(scenes, WINDOWS, batch=8, seed=0, masks=True), 1)
+    (bare,) = islice(object_batches(scenes, WINDOWS, batch=8, seed=0), 1)
+    assert torch.equal(batch.images, bare.images)
+    assert set(batch.sizes) == {(24, 24)}
+    assert any(len(here) for here in batch.objects)
+    for here, boxed in zip(batch.objects, bare.objects, strict=True):
+        assert here.masks.shape == (len(here), 24, 24)
+        assert len(here) <= len(boxed)  # a corner of a box may have no pixel of its object
 
 
 def test_masks_come_where_they_are_asked_for():

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from residual.data.localization import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
+from residual.data.sources import open_dataset
 
 Draw = Callable[..., Path]
 
@@ -48,6 +49,16 @@ def test_what_is_wrong_with_a_line_is_told(tiny: Path):
     (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG n02 1 2 3\n")
     with pytest.raises(ValueError, match="line 1, is 'val_0"):
         read_tiny_imagenet(tiny)
+
+
+def test_tiny_imagenet_is_read_as_it_comes_for_classification_too(tiny: Path):
+    """The same images in the same classes, whether their boxes are wanted or not."""
+    boxes = read_tiny_imagenet(tiny)
+    found = open_dataset(str(tiny), size=64)
+    for split, images in found.splits().items():
+        assert images.names == boxes[split].names
+        assert images.labels.tolist() == [int(here.labels[0]) for here in boxes[split].objects]
+    assert found.classes == boxes["train"].classes
 
 
 @pytest.fixture

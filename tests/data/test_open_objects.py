@@ -11,7 +11,7 @@ import pytest
 from residual.data import kept, loader
 from residual.data import open_objects as door
 from residual.data.load_objects import pictures
-from residual.data.open_objects import hold_out, open_objects, to_evaluate
+from residual.data.open_objects import has_objects, hold_out, open_objects, to_evaluate
 
 Draw = Callable[..., Path]
 THING = (
@@ -54,14 +54,17 @@ def names(data: door.ObjectDataset) -> dict[str, list[str]]:
         ("07", {"train": ["a", "b"], "test": ["c", "d"]}),
         ("07+12", {"train": ["a", "b", "e", "f"], "test": ["c", "d"]}),
         ("2007:train+12:val", {"train": ["a", "f"], "test": ["c", "d"]}),
+        ("2007:train/2007:val", {"train": ["a"], "validation": ["b"], "test": ["c", "d"]}),
+        ("07+12/2007:test", {"train": ["a", "b", "e", "f"], "validation": ["c", "d"]}),
     ],
 )
 def test_the_lists_of_voc(tmp_path: Path, draw: Draw, lists: str | None, expected: dict[str, list[str]]):
     data = open_objects(str(devkit(tmp_path, draw, BOTH)), lists=lists)
     assert names(data) == expected
     assert not data.made_here
-    assert [here.aside.tolist() for here in data.test.objects] == [[False], [True]]
-    assert to_evaluate(data)[0] == "test"
+    measured = data.test or data.validation
+    assert [here.aside.tolist() for here in measured.objects] == [[False], [True]]
+    assert to_evaluate(data) == ("test" if data.test else "validation", measured)
 
 
 def test_voc_with_its_test_images_trained_on_holds_some_out(tmp_path: Path, draw: Draw):
@@ -87,6 +90,9 @@ def test_voc_without_test_images_is_split_as_it_says(tmp_path: Path, draw: Draw)
         ("", "no list"),
         ("12+++07", "none of VOC's"),
         ("08", "no list 'trainval'"),
+        ("07/", "no list"),
+        ("07/07:val/07:test", "none of VOC's"),
+        ("07/07:val", "VOC2007/b is listed for train and for validation; an image belongs to one"),
     ],
 )
 def test_lists_that_voc_does_not_have_are_refused(tmp_path: Path, draw: Draw, lists: str, reason: str):
@@ -210,6 +216,24 @@ def test_the_other_layouts_are_recognised(tmp_path: Path, draw: Draw, monkeypatc
     assert {split: images.names for split, images in drawn.splits().items()} == {
         "train": ("scenes:0", "scenes:1", "scenes:2"), "validation": ("scenes:3", "scenes:4"), "test": ("scenes:5",),
     }  # fmt: skip
+
+
+def test_what_has_objects_is_known_by_its_layout(tmp_path: Path, draw: Draw, shared_data: Path):
+    coco(tmp_path / "flat", draw, "all.json", 2).rename(tmp_path / "flat" / "all.json")
+    (tmp_path / "flat" / "annotations").rmdir()
+    for place in (*"012", "roboflow/train"):
+        draw(tmp_path / place / "images" / "a.png")
+        (tmp_path / place / "classes.txt").write_text("cat")
+    (tmp_path / "0" / "masks").mkdir()
+    draw(tmp_path / "0" / "masks" / "a.png")
+    (tmp_path / "1" / "labels").mkdir()
+    (tmp_path / "roboflow" / "train" / "_annotations.coco.json").touch()
+    (tmp_path / "2" / "data.json").write_text('{"images": 3}')
+    made = [tmp_path / name for name in ("flat", "flat/all.json", "0", "1", "roboflow")]
+    for where in ("scenes", *made, shared_data / "voc_small", shared_data / "coco_small"):
+        assert has_objects(str(where)), where
+    for where in ("shapes", tmp_path / "2", tmp_path / "nowhere", shared_data / "cifar10_small"):
+        assert not has_objects(str(where)), where
 
 
 def test_what_is_not_there_or_not_known_is_refused(tmp_path: Path, draw: Draw):

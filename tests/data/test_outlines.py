@@ -12,7 +12,7 @@ from pycocotools import mask as official
 
 from residual.data.coco import read_coco
 from residual.data.objects import from_masks, objects, with_masks
-from residual.data.outlines import Runs, as_runs, mask_of, read_outline, spread
+from residual.data.outlines import Runs, as_runs, columns_of, mask_of, read_outline, spread
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools'
 HEIGHT, WIDTH = 24, 31
@@ -34,6 +34,20 @@ corners = st.lists(st.floats(-10, 40, width=32), min_size=3, max_size=8).flatmap
         lambda down: [value for corner in zip(across, down, strict=True) for value in corner]
     )
 )
+
+
+@settings(max_examples=150, deadline=None)
+@given(lengths=st.lists(st.integers(0, 60), max_size=9))
+def test_only_the_columns_of_runs_are_drawn(lengths: list[int]):
+    lengths = [*lengths, HEIGHT * WIDTH - sum(lengths)]
+    mask = np.repeat(np.arange(len(lengths)) % 2 == 1, lengths).reshape(WIDTH, HEIGHT).T
+    outline = Runs(np.array(lengths, np.uint32))
+    left, columns = columns_of(outline, HEIGHT, WIDTH)
+    assert np.array_equal(mask_of(outline, HEIGHT, WIDTH), mask)
+    assert np.array_equal(columns, mask[:, left : left + columns.shape[1]])
+    assert np.count_nonzero(columns) == np.count_nonzero(mask)
+    if (box := spread(mask)) is not None and 0 not in lengths[1:]:
+        assert (left, left + columns.shape[1]) == (box[0], box[2])
 
 
 @settings(max_examples=150, deadline=None)

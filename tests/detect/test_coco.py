@@ -55,7 +55,7 @@ def case(seed: int, images: int = 12, side: int = 160) -> tuple[list[Detections]
     return detections, objects
 
 
-def official(detections, objects, of: str) -> list[float]:
+def official(detections, objects, of: str, most: int = 100) -> list[float]:
     from pycocotools import mask
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -72,6 +72,7 @@ def official(detections, objects, of: str) -> list[float]:
             if of == "segm":
                 answer["segmentation"] = mask.frPyObjects(answer["segmentation"], 160, 160)
         judge = COCOeval(truth, truth.loadRes(answers), of)
+        judge.params.maxDets = [1, 10, most]
         judge.evaluate()
         judge.accumulate()
         judge.summarize()
@@ -89,6 +90,16 @@ def test_the_numbers_are_those_of_pycocotools(of: str):
             expected = None if value < 0 else pytest.approx(100 * value, abs=1e-4)
             assert ours[name] == expected, name
     assert 0 < ours["AP"] < 100
+
+
+def test_more_than_a_hundred_objects_on_an_image_need_more_answers():
+    corners = np.array([[12.0 * (n % 15), 12.0 * (n // 15)] for n in range(150)])
+    truth = made(np.concatenate([corners, corners + 10], 1).tolist(), [0] * 150)
+    found = Detections(boxes=truth.boxes, labels=truth.labels, scores=np.linspace(1, 0.5, 150))
+    assert coco_numbers([found], [truth], 1)["AR 100"] == pytest.approx(100 * 100 / 150)
+    assert coco_numbers([found], [truth], 1)["AP50"] == pytest.approx(100 * 67 / 101)  # of 101 points of recall
+    assert coco_numbers([found], [truth], 1, most=150)["AP50"] == pytest.approx(100)
+    assert coco_numbers([found], [truth], 1, most=120)["AR 100"] == pytest.approx(100 * 120 / 150)
 
 
 def test_nothing_found_is_zero_and_masks_must_be_there():

@@ -122,6 +122,19 @@ def test_odd_images_go_through_the_whole_procedure(size: tuple[int, int], make):
     assert len(arrays) == len(found)
 
 
+def test_what_is_not_to_be_shrunk_is_looked_at_as_it_is(make):
+    net, large = some(make), image(90, 130)
+    kept = replace(SMALL, shrink=False)
+    assert told(detect([net], large, kept)) == told(detect([net], large, replace(SMALL, side=90)))
+    assert told(detect([net], large, kept)) != told(detect([net], large, SMALL))
+    assert told(detect([net], image(40, 50), kept)) == told(detect([net], image(40, 50), SMALL))
+    assert told(detect([net], image(100, 400), kept)) == told(detect([net], image(100, 400), SMALL))  # longest
+
+
+def told(found) -> list:
+    return [found.boxes.tolist(), found.labels.tolist(), found.scores.tolist()]
+
+
 def test_the_improved_procedure_is_the_papers_and_scales_must_grow():
     assert IMPROVED.sides == (200, 400, 600, 800, 1000)
     assert (IMPROVED.side, IMPROVED.refined) == (600, True)

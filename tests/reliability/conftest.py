@@ -148,13 +148,13 @@ class Trainer:
         import torch._dynamo  # noqa: F401
 
         import residual.cli.main  # noqa: F401
-        from residual import pipeline
         from residual.data.shapes import read_shapes
+        from residual.pipeline import classification
 
         if "pictures" not in _kept:
             _kept["pictures"] = read_shapes(train=512, test=64)
-        self.pictures, self.open_dataset = _kept["pictures"], pipeline.open_dataset
-        monkeypatch.setattr(pipeline, "open_dataset", lambda *arguments, **named: self.pictures)
+        self.pictures, self.open_dataset = _kept["pictures"], classification.open_dataset
+        monkeypatch.setattr(classification, "open_dataset", lambda *arguments, **named: self.pictures)
         self.folder, self.fork = folder, fork
 
     def quick_plan(self) -> Any:
@@ -191,10 +191,11 @@ class Trainer:
 
         def work(say: Callable[[Any], None]) -> None:
             os.setpgid(0, 0)
-            from residual import pipeline
             from residual.cli import main, train, watch
+            from residual.pipeline import classification
+            from residual.pipeline import run as run_chapters
 
-            fit, save = pipeline.fit, pipeline.Checkpoints.save
+            fit, save = classification.fit, run_chapters.Checkpoints.save
 
             def telling_fit(*arguments: Any, **named: Any) -> Any:
                 for step in fit(*arguments, **named):
@@ -207,7 +208,7 @@ class Trainer:
                 say(["saved", step])
                 return path
 
-            pipeline.fit, pipeline.Checkpoints.save = telling_fit, telling_save
+            classification.fit, run_chapters.Checkpoints.save = telling_fit, telling_save
             watch.write = lambda path: path / "report.html"  # drawing is not training
             train._plan = lambda *arguments, **named: plan
             if prepare is not None:

@@ -160,9 +160,10 @@ def full_at(step, stop=False):
     """In the child: the disk is full during the save of one step, which is one that was asked for."""
 
     def prepare(say):
-        from residual import pipeline
+        from residual.pipeline import classification
+        from residual.pipeline import run as run_chapters
 
-        save = pipeline.Checkpoints.save
+        save = run_chapters.Checkpoints.save
 
         def failing_save(self, number, *arguments, **named):
             if number != step:
@@ -178,9 +179,9 @@ def full_at(step, stop=False):
             finally:
                 os.fsync = fsync
 
-        pipeline.Checkpoints.save = failing_save
+        run_chapters.Checkpoints.save = failing_save
         if stop:
-            fit = pipeline.fit
+            fit = classification.fit
 
             def stopping_fit(*arguments, **named):
                 for one in fit(*arguments, **named):
@@ -188,7 +189,7 @@ def full_at(step, stop=False):
                         os.kill(os.getpid(), signal.SIGTERM)
                     yield one
 
-            pipeline.fit = stopping_fit
+            classification.fit = stopping_fit
 
     return prepare
 

@@ -17,9 +17,9 @@ def poisoning(plan, step, poison, times):
     """In the child: spoil the loss or a gradient of one iteration, so many times."""
 
     def prepare(say):
-        from residual import pipeline
+        from residual.pipeline import classification
 
-        original = pipeline._Run.loss_of
+        original = classification.Classification.loss_of
         left = times
 
         def loss_of(self, model, batch):
@@ -34,7 +34,7 @@ def poisoning(plan, step, poison, times):
                 loss.register_hook(lambda gradient: gradient * value)
             return loss, measures
 
-        pipeline._Run.loss_of = loss_of
+        classification.Classification.loss_of = loss_of
 
     return prepare
 

@@ -14,9 +14,9 @@ def telling_batches(stop_at):
     """In the child: say the digest of every batch; stop after the step `stop_at`."""
 
     def prepare(say):
-        from residual import pipeline
+        from residual.pipeline import classification
 
-        batches, fit = pipeline.training_batches, pipeline.fit
+        batches, fit = classification.training_batches, classification.fit
 
         def training_batches(*arguments, **named):
             for batch in batches(*arguments, **named):
@@ -31,7 +31,7 @@ def telling_batches(stop_at):
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield step
 
-        pipeline.training_batches, pipeline.fit = training_batches, stopping_fit
+        classification.training_batches, classification.fit = training_batches, stopping_fit
 
     return prepare
 

@@ -32,10 +32,11 @@ def streaming(trainer, *, workers, depth=2, silence=20.0, announce=False):
 
         from residual import pipeline
         from residual.data import assemble, images, loader
+        from residual.pipeline import classification
 
         ahead, planned, hire = images.ahead, pipeline.planned, loader.Pool._hire
         assemble.MEMORY = 0
-        pipeline.open_dataset = trainer.open_dataset
+        classification.open_dataset = trainer.open_dataset
         pipeline.planned = lambda run: replace(planned(run), workers=workers)
         images.ahead = lambda source, **_: ahead(source, depth=depth)
         loader.Pool.__init__.__kwdefaults__["silence"] = silence

@@ -46,9 +46,9 @@ def stopped_run(trainer, plan):
     """A run stopped between two of its lines in metrics.jsonl, so that its totals are not empty."""
 
     def prepare(say):
-        from residual import pipeline
+        from residual.pipeline import classification
 
-        fit = pipeline.fit
+        fit = classification.fit
 
         def stopping_fit(*arguments, **named):
             for step in fit(*arguments, **named):
@@ -56,7 +56,7 @@ def stopped_run(trainer, plan):
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield step
 
-        pipeline.fit = stopping_fit
+        classification.fit = stopping_fit
 
     run = trainer.folder / "stopped"
     assert trainer.start(run, plan, prepare).wait(300).code == 143

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +211,107 @@ def write_demo(folder: Path, *, holds: bool = True) -> Path:
     }
     (folder / "demo.json").write_text(json.dumps(demo))
     return folder
+
+
+@pytest.fixture
+def read_page() -> Callable[[Path], "ReadPage"]:
+    return ReadPage
+
+
+@pytest.fixture
+def make_detector(tmp_path: Path) -> Callable[..., Path]:
+    """A detector's or localizer's run from its evaluation; no metrics, whose charts take most of a page's time."""
+
+    def make(evaluation: dict[str, Any] | None, **changes: Any) -> Path:
+        return write_detector_run(tmp_path / "run", evaluation, **changes)
+
+    return make
+
+
+@pytest.fixture
+def trained() -> Callable[[Path, dict[str, float]], Path]:
+    return write_parts
+
+
+def write_detector_run(folder: Path, evaluation: dict[str, Any] | None, **changes: Any) -> Path:
+    """run.json and evaluation.json as a detector's training leaves them; changes: of run.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    run = {
+        "name": "shapes, first try",
+        "task": "detection",
+        "model": {"name": "mask_rcnn_small_c4", "frozen": False, "proposals": {"sizes": [27.3, 54.6, 109.2]}},
+        "recipe": {"name": "modern", "batch": 8, "schedule": {"shape": "cosine", "rate": 0.02}},
+        "data": {
+            "origin": "drawn scenes, seed 0",
+            "fingerprint": "9c7b1e6f" * 8,
+            "counts": {"train": 1_000, "validation": 100, "test": 60},
+            "objects": {"train": 2_204, "validation": 220, "test": 153},
+            "problems": [{"path": "Annotations/000012.xml", "reason": "box (4, 8, 4, 90) has no area"}],
+        },
+        "procedure": {"side": 128, "longest": 1000, "sides": [], "widest": 2000, "refined": False, "voters": None},
+        "seed": 7,
+        "precision": "float32",
+        "device": "cpu",
+        "processes": 1,
+        "environment": ENVIRONMENT,
+        "command": ["/usr/bin/residual", "train", "--model", "mask_rcnn_small_c4", "--data", "scenes"],
+        "started": "2026-01-14T09:12:44+00:00",
+        "stages": [],
+        "plan": {"budget": None},
+    }
+    (folder / "run.json").write_text(json.dumps(run | changes))
+    if evaluation is not None:
+        (folder / "evaluation.json").write_text(json.dumps(evaluation))
+    return folder
+
+
+def write_parts(folder: Path, parts: dict[str, float], *, look: str = "validation_map50", level: float = 78.0) -> Path:
+    """metrics.jsonl of 8,000 iterations: parts of the loss that begin at such heights, and looks that reach a level."""
+    rng = random.Random(0)
+    with (folder / "metrics.jsonl").open("w") as file:
+        for step in range(20, 8_001, 20):
+            told = {
+                name: high * (0.15 + math.exp(-step / 900)) * rng.lognormvariate(0, 0.12)
+                for name, high in parts.items()
+            }
+            line = {"step": step, "epoch": step / 500, "time": step * 0.21, "loss": sum(told.values()), **told}
+            file.write(json.dumps(line | {"rate": 0.02 if step <= 6_000 else 0.002}) + "\n")
+            if step % 800 == 0:
+                value = level + (50 - level) * math.exp(-step / 1_800) + rng.gauss(0, 1)
+                file.write(json.dumps({"step": step, look: value, "weights": "last"}) + "\n")
+    return folder
+
+
+class ReadPage(HTMLParser):
+    """Refuses what is not well nested, and collects what would fetch, run or be doubly named."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words, self.tags, self.ids, self.addresses = "", set[str](), list[str](), list[str]()
+        self.feed(path.read_text(encoding="utf-8"))
+        self.words = " ".join(self.words.split())
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        for name, value in attrs:
+            assert not name.startswith("on"), f"{tag} has a script in {name}"
+            if name in ("src", "href", "data", "action", "srcset", "xlink:href"):
+                self.addresses.append(value or "")
+            if name == "id":
+                self.ids.append(value or "")
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in ("meta", "img", "br", "link"):
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += data + " "

@@ -133,3 +133,21 @@ def test_a_reproduction_gives_its_trained_numbers_and_its_tested_claims(tmp_path
         f"| figure1: ResNet-20, % training error | 8.75 | 51.00 ± 13.00: agrees | 2 | {link} |",
         f"| figure1: deeper is worse (609 of 64,000 iterations) | claimed | agrees, p = 0.012 | 2 each | {link} |",
     ]
+
+
+def test_a_detectors_record_tells_the_number_that_was_asked_for(make_run: Callable[..., Path]):
+    run = make_run()
+    described = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(described | {"plan": {"seed": 7}, "task": "detection"}))
+    found = {
+        "task": "detection", "split": "test", "images": 9, "objects": 30, "map50": 91.5, "interval": [90, 93],
+        "coco": {"AP50": 91.4}, "coco_masks": {"AP50": 87.0}, "mistakes": [{"png": "x"}],
+    }  # fmt: skip
+    (run / "evaluation.json").write_text(json.dumps(found))
+    boxes, masks = record(run, "Mask R-CNN"), record(run, "Mask R-CNN", "masks")
+    assert (boxes["ours"], boxes["unit"], boxes["interval"]) == ([91.5], "% test mAP@.5 of boxes", [90, 93])
+    assert (masks["ours"], masks["unit"], masks["interval"]) == ([87.0], "% test AP@.5 of masks", None)
+    assert masks["numbers"]["coco_masks"] == {"AP50": 87.0}
+    assert "mistakes" not in masks["numbers"]
+    with pytest.raises(ValueError, match="it has: map50, masks"):
+        record(run, "Mask R-CNN", "top1_error")

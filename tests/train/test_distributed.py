@@ -21,6 +21,7 @@ from residual.data.transforms import Augmentation, Normalize, Preprocessing, key
 from residual.events import Finished, Stopped
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
+from residual.pipeline import classification
 from residual.recipes.recipe import Recipe
 from residual.train import distributed
 from residual.train.average import WeightAverage
@@ -134,7 +135,7 @@ def test_every_process_drops_otherwise_where_it_can_and_always_the_same(tmp_path
     asked = replace(plan(), recipe=replace(plan().recipe, batch_norm_group=group))
 
     def seeds(rank: int, size: int) -> list[int]:
-        run = pipeline._Run(asked, tmp_path, pipeline.Stop(), World(rank, size, rank))
+        run = classification.Classification(asked, tmp_path, pipeline.Stop(), World(rank, size, rank))
         run.model_description = replace(describe("resnet8"), stochastic_depth=depth)
         return [run.seed_of(step) for step in range(50)]
 
@@ -302,7 +303,7 @@ def test_a_run_of_two_processes_is_stopped_resumed_by_them_and_is_that_of_one(to
     assert Finished in finished
     assert silent == also == []
     list(pipeline.train(plan(), tmp_path / "one"))
-    one, two = (pipeline.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    one, two = (classification.load(tmp_path / name).state_dict() for name in ("one", "two"))
     for name, value in two.items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
     lines = [json.loads(line) for line in (tmp_path / "two" / "metrics.jsonl").read_text().splitlines()]
@@ -325,7 +326,7 @@ def test_a_run_of_two_can_be_finished_by_one_and_the_other_way_round(together, t
     for _ in pipeline.train(plan(), tmp_path / "one", stop=stop):
         stop.signal = 15
     together(lambda world: [None for _ in pipeline.resume(tmp_path / "one")])
-    one, two = (pipeline.load(tmp_path / name).state_dict() for name in ("one", "two"))
+    one, two = (classification.load(tmp_path / name).state_dict() for name in ("one", "two"))
     for name, value in two.items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-4)
 
@@ -367,9 +368,10 @@ from pathlib import Path
 import msgspec
 
 from residual import pipeline
+from residual.pipeline import classification
 
 run, plan = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2].encode(), type=pipeline.Plan)
-first_life, honest = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", pipeline.fit
+first_life, honest = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0", classification.fit
 
 
 def fit(*arguments, **named):
@@ -379,7 +381,7 @@ def fit(*arguments, **named):
         yield step
 
 
-pipeline.fit = fit
+classification.fit = fit
 begun = (run / "run.json").exists()
 for _ in pipeline.resume(run) if begun else pipeline.train(plan, run):
     pass
@@ -403,7 +405,7 @@ def test_a_node_that_dies_is_replaced_and_the_weights_are_those_of_a_quiet_run(t
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "resumed" in line] == [5]
     together(lambda world: [None for _ in pipeline.train(plan(), tmp_path / "quiet")])
-    one, two = (pipeline.load(tmp_path / name).state_dict() for name in ("run", "quiet"))
+    one, two = (classification.load(tmp_path / name).state_dict() for name in ("run", "quiet"))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from residual import pipeline
 from residual.data.transforms import Augmentation
+from residual.pipeline import classification
 from residual.recipes.recipe import Recipe
 from residual.train import distributed
 from residual.train.distributed import World
@@ -126,7 +127,7 @@ def test_a_sharded_run_is_stopped_resumed_by_two_or_one_and_ends_as_a_whole_one(
     shutil.copytree(tmp_path / "two", tmp_path / "one")
     together(lambda world: list(pipeline.resume(tmp_path / "two")) and None)
     list(pipeline.resume(tmp_path / "one"))
-    whole, two, one = (pipeline.load(tmp_path / name).state_dict() for name in ("whole", "two", "one"))
+    whole, two, one = (classification.load(tmp_path / name).state_dict() for name in ("whole", "two", "one"))
     assert all(torch.equal(value, two[name]) for name, value in whole.items())
     for name, value in whole.items():
         torch.testing.assert_close(value, one[name], rtol=1e-4, atol=1e-4)

@@ -21,7 +21,8 @@ from residual.evaluate.error import top_k_error
 from residual.evaluate.score import score
 from residual.events import Finished, Measured, Note, Progress, Started, Stopped
 from residual.models.catalog import describe
-from residual.pipeline import Diverged, Plan, Stop, adopt
+from residual.pipeline import Diverged, Plan, Stop, classification
+from residual.pipeline.classification import adopt
 from residual.recipes.finetune import finetune
 from residual.recipes.paper import paper
 from residual.recipes.recipe import Recipe
@@ -40,9 +41,9 @@ def few_digits() -> Dataset:
 @pytest.fixture(autouse=True)
 def small_and_quick(monkeypatch, tmp_path):
     """150 of the digits, and networks of 4 to 8 channels."""
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: few_digits())
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: few_digits())
     narrow = {"widths": (4, 4, 8), "stem_width": 4}
-    monkeypatch.setattr(pipeline, "describe", lambda name: replace(describe(name), **narrow))
+    monkeypatch.setattr(classification, "describe", lambda name: replace(describe(name), **narrow))
     monkeypatch.setenv("RESIDUAL_CACHE", str(tmp_path / "cache"))
 
 
@@ -177,7 +178,7 @@ def test_a_network_learns_the_digits(tmp_path):
 def test_stopped_at_random_steps_a_run_ends_bit_for_bit_as_never_stopped(tmp_path, monkeypatch, seed):
     """With mixed images, dropout, stochastic depth, momentum, a weight average and a warm-up that ends midway."""
     random_net = {"widths": (4, 4, 8), "stem_width": 4, "dropout": 0.2, "stochastic_depth": 0.5}
-    monkeypatch.setattr(pipeline, "describe", lambda name: replace(describe(name), **random_net))
+    monkeypatch.setattr(classification, "describe", lambda name: replace(describe(name), **random_net))
     asked = plan(recipe(validation=0.2))
     list(pipeline.train(asked, tmp_path / "whole"))
     rng = random.Random(seed)
@@ -265,7 +266,7 @@ def test_other_images_are_refused_when_a_run_goes_on(tmp_path, monkeypatch):
     train_until(pipeline.train(plan(), run, stop=stop), stop, 3)
     data = few_digits()
     other = replace(data, train=data.train.select(torch.arange(149)))
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: other)
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: other)
     with pytest.raises(ValueError, match="put the data back as it was"):
         list(pipeline.resume(run))
 
@@ -313,8 +314,8 @@ def test_what_is_no_run_cannot_be_resumed(tmp_path):
 def test_a_plan_that_cannot_be_followed_leaves_no_trace(tmp_path, monkeypatch, changes, words):
     from residual.data.sources import open_dataset
 
-    monkeypatch.setattr(pipeline, "describe", describe)
-    monkeypatch.setattr(pipeline, "open_dataset", open_dataset)
+    monkeypatch.setattr(classification, "describe", describe)
+    monkeypatch.setattr(classification, "open_dataset", open_dataset)
     with pytest.raises(ValueError, match=words):
         list(pipeline.train(plan(**changes), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
@@ -332,7 +333,7 @@ def test_a_folder_that_holds_a_run_is_not_trained_in_again(tmp_path):
 def test_one_image_is_not_trained_on(tmp_path, monkeypatch):
     data = few_digits()
     monkeypatch.setattr(
-        pipeline, "open_dataset", lambda where, **named: replace(data, train=data.train.select(torch.arange(1)))
+        classification, "open_dataset", lambda where, **named: replace(data, train=data.train.select(torch.arange(1)))
     )
     with pytest.raises(ValueError, match="at least 2"):
         list(pipeline.train(plan(), tmp_path / "run"))
@@ -344,7 +345,7 @@ def test_one_image_is_not_trained_on(tmp_path, monkeypatch):
 def poison(monkeypatch, *, step: int, times: int) -> list[int]:
     """Let the loss of iteration `step` (counted from 1) be NaN the first `times` times; returns all steps tried."""
     tried: list[int] = []
-    honest = pipeline._Run.loss_of
+    honest = classification.Classification.loss_of
 
     def loss_of(self, model, batch):
         loss, measures = honest(self, model, batch)
@@ -353,15 +354,15 @@ def poison(monkeypatch, *, step: int, times: int) -> list[int]:
             loss = loss * float("nan")
         return loss, measures
 
-    monkeypatch.setattr(pipeline._Run, "loss_of", loss_of)
+    monkeypatch.setattr(classification.Classification, "loss_of", loss_of)
     return tried
 
 
 def late_checks(monkeypatch) -> None:
     """Look for bad numbers as rarely as on a GPU."""
-    honest = pipeline.fit
+    honest = classification.fit
     monkeypatch.setattr(
-        pipeline, "fit", lambda *a, check_every, **named: honest(*a, check_every=check_every or 50, **named)
+        classification, "fit", lambda *a, check_every, **named: honest(*a, check_every=check_every or 50, **named)
     )
 
 
@@ -392,7 +393,7 @@ def test_a_lasting_fault_ends_the_run_with_the_names_of_its_files(tmp_path, monk
     assert isinstance(caught.value.__cause__, NonFinite)
     assert Counter(tried)[8] == 2
     data = few_digits().train
-    order = pipeline.Order(len(data), 0)
+    order = classification.Order(len(data), 0)
     names = [data.names[i] for i in order.at(torch.arange(7 * 16, 8 * 16))[1].tolist()]
     assert str(caught.value).endswith(": " + ", ".join(names))
     for path in (run / "checkpoints").glob("*.safetensors"):
@@ -456,7 +457,7 @@ def test_a_validation_split_is_recorded_and_the_best_is_told_from_the_last(tmp_p
     assert len(split["validation"]) == counts["validation"]
     measured = [event for event in events if isinstance(event, Measured)]
     assert {event.split for event in measured} == {"validation"}
-    errors = [event.error for event in measured]
+    errors = [event.value for event in measured]
     assert [event.best for event in measured] == [
         error < min(errors[:n], default=200) for n, error in enumerate(errors)
     ]
@@ -479,7 +480,7 @@ def test_the_test_images_never_choose(tmp_path):
 
 
 def test_data_without_any_held_out_images_gives_weights_and_no_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: replace(few_digits(), test=None))
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: replace(few_digits(), test=None))
     run = tmp_path / "run"
     *_, finished = pipeline.train(plan(), run)
     assert finished.evaluations == {}
@@ -506,7 +507,7 @@ def test_the_speed_that_is_told_is_one_that_was_measured(tmp_path):
 def test_a_batch_may_be_larger_than_the_set(tmp_path, monkeypatch):
     data = few_digits()
     monkeypatch.setattr(
-        pipeline, "open_dataset", lambda where, **named: replace(data, train=data.train.select(torch.arange(7)))
+        classification, "open_dataset", lambda where, **named: replace(data, train=data.train.select(torch.arange(7)))
     )
     *_, finished = pipeline.train(plan(recipe(iterations=3)), tmp_path / "run")
     assert isinstance(finished, Finished)
@@ -516,7 +517,7 @@ def test_a_batch_may_be_larger_than_the_set(tmp_path, monkeypatch):
 def test_networks_for_photographs_take_images_of_8_pixels(tmp_path, monkeypatch, crop):
     """After five halvings one pixel is left; batch norm then goes by the batch alone."""
     narrow = {"widths": (4, 4, 8, 8), "stem_width": 4}
-    monkeypatch.setattr(pipeline, "describe", lambda name: replace(describe(name), **narrow))
+    monkeypatch.setattr(classification, "describe", lambda name: replace(describe(name), **narrow))
     asked = plan(plain(iterations=2, augmentation=Augmentation(crop=crop)), model="resnet18")
     *_, finished = pipeline.train(asked, tmp_path / "run")
     assert isinstance(finished, Finished)
@@ -547,7 +548,7 @@ def test_files_on_disk_train_the_network_of_the_same_images_in_memory(tmp_path, 
     from residual.data import assemble
     from residual.data.sources import open_dataset
 
-    monkeypatch.setattr(pipeline, "open_dataset", open_dataset)
+    monkeypatch.setattr(classification, "open_dataset", open_dataset)
     asked = plan(recipe(iterations=8), data=str(folder), workers=workers, looks=2)  # each starts the workers anew
     list(pipeline.train(asked, tmp_path / "memory"))
     monkeypatch.setattr(assemble, "MEMORY", 0)
@@ -584,7 +585,7 @@ def three_digits() -> Dataset:
 
 
 def test_fine_tuning_keeps_the_weights_and_begins_a_new_classifier(tmp_path, monkeypatch, trained):
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: three_digits())
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: three_digits())
     asked = plan(plain(name="finetune", schedule=Schedule(shape="linear", rate=1e-9)), model=str(trained))
     list(pipeline.train(asked, tmp_path / "fine"))
     before, after = load(trained), load(tmp_path / "fine")
@@ -603,7 +604,7 @@ def test_fine_tuning_keeps_the_weights_and_begins_a_new_classifier(tmp_path, mon
 
 
 def test_a_fine_tuned_network_is_better_than_one_from_scratch_after_few_steps(tmp_path, monkeypatch, trained):
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: three_digits())
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: three_digits())
     few = plain(name="finetune", iterations=8, schedule=Schedule(shape="linear", rate=0.02))
     *_, fine = pipeline.train(plan(few, model=str(trained)), tmp_path / "fine")
     *_, scratch = pipeline.train(plan(replace(few, name="scratch")), tmp_path / "scratch")
@@ -611,7 +612,7 @@ def test_a_fine_tuned_network_is_better_than_one_from_scratch_after_few_steps(tm
 
 
 def test_a_fine_tuning_goes_on_after_the_weights_it_began_from_are_gone(tmp_path, monkeypatch, trained):
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: three_digits())
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: three_digits())
     asked = plan(recipe(name="finetune"), model=str(trained))
     list(pipeline.train(asked, tmp_path / "whole"))
     stop, run = Stop(), tmp_path / "run"
@@ -625,7 +626,7 @@ def test_a_fine_tuning_goes_on_after_the_weights_it_began_from_are_gone(tmp_path
 def test_the_same_classes_keep_their_classifier():
     torch.manual_seed(0)
     description = replace(describe("resnet8"), widths=(4, 4, 8), stem_width=4)
-    start, other = pipeline.ResNet(description), pipeline.ResNet(description)
+    start, other = classification.ResNet(description), classification.ResNet(description)
     adopt(other, start, same_classes=True)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in start.state_dict().items())
 
@@ -633,7 +634,7 @@ def test_the_same_classes_keep_their_classifier():
 def test_as_many_other_classes_begin_another_classifier():
     torch.manual_seed(0)
     description = replace(describe("resnet8"), widths=(4, 4, 8), stem_width=4)
-    start, other = pipeline.ResNet(description), pipeline.ResNet(description)
+    start, other = classification.ResNet(description), classification.ResNet(description)
     adopt(other, start, same_classes=False)
     same = [name for name, value in start.named_parameters() if torch.equal(value, other.get_parameter(name))]
     assert "stem.conv.weight" in same
@@ -642,7 +643,7 @@ def test_as_many_other_classes_begin_another_classifier():
 
 def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_path, monkeypatch):
     """1,000 photographs of 224 pixels at once would take 10 GB."""
-    run = pipeline._Run(plan(recipe(exact_statistics=100)), tmp_path, Stop(), pipeline.World())
+    run = classification.Classification(plan(recipe(exact_statistics=100)), tmp_path, Stop(), classification.World())
     list(run.read_data())
     run.build(None)
     sizes = [len(images) for images in run.statistics_batches()]
@@ -652,18 +653,18 @@ def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_pa
 
 
 def test_the_statistics_see_no_image_twice(tmp_path, monkeypatch):
-    run = pipeline._Run(plan(recipe(exact_statistics=1000)), tmp_path, Stop(), pipeline.World())
+    run = classification.Classification(plan(recipe(exact_statistics=1000)), tmp_path, Stop(), classification.World())
     list(run.read_data())
     run.build(None)
     monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 40 * 64)
-    batches, seen = pipeline.training_batches, []
+    batches, seen = classification.training_batches, []
 
     def watched(*given, **asked):
         for batch in batches(*given, **asked):
             seen.extend(batch.indices.tolist())
             yield batch
 
-    monkeypatch.setattr(pipeline, "training_batches", watched)
+    monkeypatch.setattr(classification, "training_batches", watched)
     assert [len(images) for images in run.statistics_batches()] == [37, 38, 37, 38]
     assert sorted(seen) == list(range(150))
 
@@ -677,13 +678,13 @@ def shifted(**changes: object) -> Recipe:
 
 def test_iterations_that_need_nothing_from_the_host_train_alike(tmp_path, monkeypatch):
     list(pipeline.train(plan(shifted()), tmp_path / "one" / "run"))
-    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))  # where such iterations run uncaptured
+    monkeypatch.setattr(classification, "GRAPHS", ("cpu",))  # where such iterations run uncaptured
     list(pipeline.train(plan(shifted()), tmp_path / "two" / "run"))
     assert result(tmp_path / "one" / "run") == result(tmp_path / "two" / "run")
 
 
 def test_such_a_run_resumes_exactly_and_goes_back_when_numbers_turn_bad(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))
+    monkeypatch.setattr(classification, "GRAPHS", ("cpu",))
     list(pipeline.train(plan(shifted()), tmp_path / "one" / "run"))
     stop = Stop()
     train_until(pipeline.train(plan(shifted()), tmp_path / "two" / "run", stop=stop), stop, 7)
@@ -702,7 +703,7 @@ def test_what_needs_the_host_is_never_captured(tmp_path, monkeypatch, other: Rec
     def refused(*given: object, **named: object) -> None:
         raise AssertionError("captured")
 
-    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))
+    monkeypatch.setattr(classification, "GRAPHS", ("cpu",))
     monkeypatch.setattr(pipeline, "fit_resident", refused)
     assert any(isinstance(event, Finished) for event in pipeline.train(plan(other), tmp_path / "run"))
 
@@ -714,7 +715,7 @@ def test_a_run_goes_on_exactly_where_its_images_have_moved_to(tmp_path, monkeypa
     list(pipeline.train(plan(), tmp_path / "one" / "run"))
     stop, asked = Stop(), []
     train_until(pipeline.train(plan(), tmp_path / "two" / "run", stop=stop), stop, 7)
-    monkeypatch.setattr(pipeline, "open_dataset", lambda where, **named: asked.append(where) or few_digits())
+    monkeypatch.setattr(classification, "open_dataset", lambda where, **named: asked.append(where) or few_digits())
     list(pipeline.resume(tmp_path / "two" / "run", data="elsewhere"))
     assert asked == ["elsewhere"]
     assert result(tmp_path / "one" / "run") == result(tmp_path / "two" / "run")

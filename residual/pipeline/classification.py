@@ -1,15 +1,8 @@
-"""The whole story on one page: a description becomes a run.
-
-    plan -> data -> model -> train -> evaluate -> record
-
-`train` is a generator: it yields what happens (residual/events.py) and whoever iterates decides how to show it.
-"""
+"""Images with a label: a network learns what is on them."""
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -20,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from residual.data.batches import Batch, Order, training_batches
-from residual.data.images import Dataset, ImageFiles, Images
+from residual.data.images import Dataset, Images
 from residual.data.resident import ResidentBatches, is_simple
 from residual.data.sources import open_dataset
 from residual.data.split import hold_out
@@ -30,89 +23,31 @@ from residual.evaluate.average import evenly
 from residual.evaluate.error import top_k_error
 from residual.evaluate.evaluation import evaluation
 from residual.evaluate.score import PIXELS_AT_ONCE, score
-from residual.events import Finished, Measured, Note, Progress, Reading, Started, Stopped
+from residual.events import Measured, Note, Started
 from residual.models.catalog import describe, varied
 from residual.models.description import Description
 from residual.models.resnet import ResNet
+from residual.pipeline.run import FEW, Run, Stop
 from residual.recipes.plan import Ground, Plan
 from residual.recipes.recipe import Recipe
-from residual.records import CannotWrite, RunFolder, convert, environment, write_json
+from residual.records import write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
 from residual.train.batch_norm import set_batch_norms
 from residual.train.budget import Budget
-from residual.train.checkpoint import Checkpoint, Checkpoints
-from residual.train.clock import Clock
 from residual.train.distributed import World, share_of
 from residual.train.graph import ALONE, fit_resident
-from residual.train.loop import NonFinite, Step, Training, fit
+from residual.train.loop import Step, Training, fit
 from residual.train.loss import binary_cross_entropy, cross_entropy
 from residual.train.optimizer import make_optimizer
-from residual.train.precision import keep_freed_memory, pick_device, pick_precision, settle
 from residual.train.schedule import Pace
 from residual.train.sharded import ShardedState
-from residual.train.tensorboard import TensorBoard
 from residual.train.totals import Totals
 from residual.weights.card import Card
 from residual.weights.safetensors import save
 from residual.weights.sources import Loaded, load
 
-WARMING = 2  # iterations at the beginning of a sitting that say nothing about speed
-FEW = 100  # held-out images below which an error says little
-SAVE_EVERY = 60.0  # seconds between checkpoints
 GRAPHS = ("cuda",)  # devices on which a whole iteration is captured and replayed
-
-__all__ = ["Diverged", "Plan", "Stop", "asks_nothing_of_the_host", "planned", "read_data", "resume", "train"]
-
-
-class Diverged(ArithmeticError):
-    """Training met numbers that are not finite, twice at the same place."""
-
-
-class Stop:
-    """Set `signal` and training ends after the iteration under way, with a checkpoint."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-
-def train(plan: Plan, run: Path, *, stop: Stop | None = None) -> Iterator[object]:
-    """Train as planned, into the new folder `run`, and yield what happens.
-
-    Nothing is written before the data is read and the network stands, so a refused plan leaves no trace.
-    """
-    yield from _together(plan, run, stop or Stop(), resume=False)
-
-
-def resume(
-    run: Path,
-    *,
-    stop: Stop | None = None,
-    workers: int | None = None,
-    device: str | None = None,
-    data: str | None = None,
-) -> Iterator[object]:
-    """Go on with the run in the folder `run` from its newest whole checkpoint: bit for bit as if never cut off.
-
-    workers, device: other ones than the run began with; the device must be of the same kind.
-    data: where the images lie now, if they have moved; other images are refused.
-    """
-    plan = planned(run)
-    plan = replace(
-        plan,
-        workers=plan.workers if workers is None else workers,
-        device=plan.device if device is None else device,
-    )
-    yield from _together(plan, run, stop or Stop(), resume=True, place=data)
-
-
-def planned(run: Path) -> Plan:
-    """The plan that a run folder was started with."""
-    described = RunFolder.open(run).description
-    try:
-        return convert(described["plan"], Plan)
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{run / 'run.json'} does not hold a plan that this version can follow: {error}") from error
 
 
 def read_data(plan: Plan, progress: Callable[[int, int], None] | None = None) -> Dataset:
@@ -125,68 +60,26 @@ def read_data(plan: Plan, progress: Callable[[int, int], None] | None = None) ->
     return data
 
 
-def _together(plan: Plan, run: Path, stop: Stop, *, resume: bool, place: str | None = None) -> Iterator[object]:
-    world = distributed.join(pick_device(plan.device))
-    try:
-        events = _Run(plan, run, stop, world, place).events(resume=resume)
-        if world.leads:
-            yield from events
-        else:
-            for _ in events:
-                pass  # only the leader speaks
-    finally:
-        distributed.leave()
+class Classification(Run[Plan]):
+    """One training of a classifier."""
 
-
-class _Run:
-    """One training from its plan to its files: what its chapters share."""
+    totals: Totals
 
     def __init__(self, plan: Plan, path: Path, stop: Stop, world: World, place: str | None = None) -> None:
-        self.plan, self.path, self.stop, self.world = plan, path, stop, world
-        self.place = place or plan.data  # of the images: the plan's, unless they have moved since
+        super().__init__(plan, path, stop, world, place)
         self.recipe = plan.recipe
-        self.began, self.seconds_before = time.monotonic(), 0.0
-        self.best_error: float | None = None
-        self.device = pick_device(plan.device)
-        if self.device.type == "cuda" and world.size > 1:
-            self.device = torch.device("cuda", world.local_rank)
-        self.precision = pick_precision(plan.recipe.precision, self.device)
-        self.tensorboard = TensorBoard(path / "tensorboard") if plan.tensorboard and world.leads else None
-        keep_freed_memory()
-        settle(self.precision)
-
-    def events(self, *, resume: bool) -> Iterator[object]:
-        """The chapters in order."""
-        then = RunFolder.open(self.path).description if resume else None
-        with distributed.leader_first(self.world):  # what it downloads or decodes, the others find
-            yield from self.read_data()
-        self.build(then)
-        with ExitStack() as held:
-            newest = distributed.from_leader(lambda: self.open_folder(then, held), self.world)
-            if newest is not None:
-                self.seconds_before = newest.state["seconds"]
-            yield from self.restore(newest)
-            if newest is not None:
-                self.write(newest.step, {"resumed": environment()})
-            yield self.started()
-            yield from self.remarks()
-            finished = yield from self.learn()
-            if finished and self.world.leads:
-                yield from self.conclude()
 
     # --- data -> model ---------------------------------------------------------------------------------------
 
-    def read_data(self) -> Iterator[Reading]:
-        """The splits, and what they look like on average; read beside this thread, so that it can tell how far."""
+    @property
+    def splits(self) -> dict[str, Any]:
+        """The images by split."""
+        return dict(self.data.splits())
+
+    def open_data(self, progress: Callable[[int, int], None]) -> None:
+        """The splits, and what they look like on average."""
         plan, recipe = self.plan, self.recipe
-        far: list[tuple[int, int]] = []
-        with ThreadPoolExecutor(max_workers=1) as beside:
-            there = replace(plan, data=self.place)
-            reading = beside.submit(read_data, there, lambda done, total: far.append((done, total)))
-            while not wait([reading], timeout=0.5).done:
-                if far:
-                    yield Reading(done=far[-1][0], total=far[-1][1])
-            self.data = reading.result()
+        self.data = read_data(replace(plan, data=self.place), progress)
         self.preprocessing = measure_preprocessing(
             self.data.train,
             size=network_size(self.data.train, plan.size),
@@ -200,6 +93,7 @@ class _Run:
         if len(images) < 2:
             raise ValueError(f"{plan.data} has {len(images)} training images; batch norm needs at least 2")
         recipe = self.recipe = self.recipe.for_few(len(images))
+        self.batch = recipe.batch
         at_once = share_of(self.world.shard(torch.arange(recipe.batch)), 0, recipe.accumulate)  # refuses now, not later
         start = load(plan.model) if recipe.name == "finetune" and then is None else None
         self.describe(then, start)
@@ -256,9 +150,8 @@ class _Run:
             stochastic_depth=described.stochastic_depth if depth is None else depth,
         )
 
-    def open_folder(self, then: dict[str, Any] | None, held: ExitStack) -> Checkpoint | None:
-        """The run's folder, new or as it was left, locked as long as `held`; its newest whole checkpoint."""
-        ground = Ground(
+    def ground(self) -> Ground:
+        return Ground(
             plan=self.plan,
             recipe=self.recipe,
             model=self.model_description,
@@ -266,21 +159,6 @@ class _Run:
             preprocessing=self.preprocessing,
             precision=self.precision,
         )
-        if then is None:
-            described = ground.description(self.path, processes=self.world.size, environment=environment())
-            self.folder = RunFolder.create(self.path, described)
-        else:
-            self.folder = RunFolder.open(self.path)
-            ground.refuse_other(then, self.path)
-        held.enter_context(self.folder.lock())
-        self.checkpoints = Checkpoints(self.path / "checkpoints", identity=ground.identity())
-        newest = self.checkpoints.newest()
-        if newest is None and (measured := self.folder.metrics()):
-            raise ValueError(
-                f"{self.path} was trained until iteration {measured[-1]['step']}, but no checkpoint is left in "
-                f"{self.checkpoints.folder}; put them back, or start a new run with --out"
-            )
-        return newest
 
     # --- train -----------------------------------------------------------------------------------------------
 
@@ -309,64 +187,6 @@ class _Run:
         if held is not None and len(held[1]) < FEW:
             split, count = held[0], len(held[1])
             yield Note(f"there are only {count} {split} images: each is worth {100 / count:.1f} points of error")
-
-    def learn(self) -> Generator[object, None, bool]:
-        """Train to the end of the plan; False if asked to stop before.
-
-        When the numbers turn bad, go back to the last checkpoint, once; a second time at the same place is the end.
-        The second time every iteration is looked at, also where a look waits for the device.
-        """
-        failed_at = 0
-        while True:
-            try:
-                return (yield from self.iterate(carefully=failed_at > 0))
-            except NonFinite as failure:
-                if failure.step <= failed_at:
-                    names = self.files_of(failure.step)
-                    raise Diverged(
-                        f"{failure} again, after going back to a checkpoint and training the same images once more. "
-                        f"Lower the learning rate, or look at the images of that batch: {', '.join(names)}"
-                    ) from failure
-                failed_at = failure.step
-                yield Note(f"{failure}; going back to the last checkpoint")
-                yield from self.restore(distributed.from_leader(lambda: self.checkpoints.newest(), self.world))
-
-    def iterate(self, *, carefully: bool) -> Generator[object, None, bool]:
-        """The loop, with its record, its looks at held-out images and its checkpoints between the steps."""
-        training, pace, world = self.training, self.pace, self.world
-        record_every = max(1, round(len(self.data.train) / self.recipe.batch / 10))
-        began, clock, saved = training.step, Clock(training.step), time.monotonic()
-        steps = self.steps(check_every=1 if carefully else None)
-        while training.step < pace.iterations:
-            step = next(steps)
-            done = step.number >= pace.iterations
-            if step.number <= began + WARMING:
-                clock.restart(step.number)
-            self.count(step)
-            stopping = distributed.may_ask(step.number, world) and distributed.any_says(bool(self.stop.signal), world)
-            recording = step.number % record_every == 0 or done
-            if recording or stopping:
-                training.refuse_non_finite()
-            if recording:
-                yield self.record(step.number, step.rate, clock)
-            if not done and self.budget.replan(pace, clock, step.number, self.seconds(), world):
-                self.write(step.number, {"plan": pace.iterations})
-            best = False
-            if world.leads and self.look_due(step.number):
-                with clock.stopped():
-                    measured = self.look(step.number)
-                if measured is not None:
-                    best = measured.best
-                    yield measured
-            saving = world.leads and (stopping or done or best or self.save_due(step.number, saved))
-            if self.agree_to_save(saving and training.is_finite()):
-                with clock.stopped():
-                    yield from self.save(best=best, must=stopping or done)
-                saved = time.monotonic()
-            if stopping and not done:
-                yield Stopped(step=step.number, signal=self.stop.signal)
-                return False
-        return True
 
     def steps(self, *, check_every: int | None) -> Iterator[Step]:
         """The loop from here on: on a GPU, wherever an iteration needs nothing from the host, captured as a graph."""
@@ -415,16 +235,10 @@ class _Run:
         if self.pace.warming:
             self.pace.saw_error(100 * float(wrong) / self.recipe.batch)
 
-    def look_due(self, step: int) -> bool:
-        """Whether another part of the training has just been completed, of as many as there are to be looks."""
-        looks = self.plan.looks
-        before, now = (math.floor(self.pace.progress(at) * looks + 1e-9) for at in (step - 1, step))
-        return now > before and (now == looks or self.budget.looks_fit())
-
-    def save_due(self, step: int, saved: float) -> bool:
-        if self.plan.save_steps is not None:
-            return step % self.plan.save_steps == 0
-        return time.monotonic() - saved > SAVE_EVERY
+    def take(self) -> tuple[float, dict[str, float]]:
+        """Mean loss, and training error in percent."""
+        loss, error = self.totals.take()
+        return loss, {"train_error": error}
 
     def parts_of(self, batch: Batch) -> list[Batch]:
         """This process's share of a batch, as it passes through the network: at once, or in the recipe's parts."""
@@ -459,46 +273,6 @@ class _Run:
         together = self.model_description.stochastic_depth > 0 and self.recipe.batch_norm_group is None
         return key(self.plan.seed, step) if self.world.leads or together else key(self.plan.seed, step, self.world.rank)
 
-    def seconds(self) -> float:
-        """Time spent on this run, before and after it was resumed."""
-        return self.seconds_before + time.monotonic() - self.began
-
-    def record(self, step: int, rate: float, clock: Clock) -> Progress:
-        """A line in metrics.jsonl: means over the iterations since the line before."""
-        loss, error = self.totals.take()
-        per_step = clock.seconds_per_step(step)
-        progress = Progress(
-            step=step,
-            iterations=self.pace.iterations,
-            epoch=self.epoch(step),
-            loss=loss,
-            rate=rate,
-            train_error=error,
-            images_per_second=self.recipe.batch / per_step,
-            seconds_left=self.budget.seconds_left(self.pace, step, per_step, self.seconds()),
-        )
-        self.write(step, {"rate": rate, "loss": loss, "train_error": error})
-        return progress
-
-    def write(self, step: int, numbers: dict[str, Any]) -> None:
-        """A line in metrics.jsonl, with when it was."""
-        line = {"step": step, "epoch": round(self.epoch(step), 4), "time": round(self.seconds(), 3), **numbers}
-        if self.world.leads:
-            self.folder.append(line)
-        if self.tensorboard is not None:
-            self.tensorboard.write(line)
-
-    def epoch(self, step: int) -> float:
-        """Passes over the training images after `step` iterations."""
-        return step * self.recipe.batch / len(self.data.train)
-
-    def held_out(self) -> tuple[str, Images | ImageFiles] | None:
-        """What is looked at while training: the validation images, or without them the test images."""
-        for split in ("validation", "test"):
-            if split in self.data.splits():
-                return split, self.data.splits()[split]
-        return None
-
     def look(self, step: int) -> Measured | None:
         """Measure the held-out error now.  Only a validation error may choose the best checkpoint."""
         held = self.held_out()
@@ -516,71 +290,16 @@ class _Run:
         if best:
             self.best_error = error
         self.write(step, {f"{split}_error": error, "weights": "last" if average is None else "average"})
-        return Measured(step=step, split=split, error=error, best=best)
+        return Measured(step=step, split=split, value=error, best=best)
 
-    # --- checkpoints -----------------------------------------------------------------------------------------
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the tensors."""
-        return {
-            "training": self.training.state(),
-            "pace": self.pace.state(),
-            "totals": self.totals.state(),
-            "best_error": self.best_error,
-            "seconds": self.seconds(),
-        }
-
-    def agree_to_save(self, leader_would: bool) -> bool:
-        """Whether this process has to do with a checkpoint: the leader writes it, and gathers what is shared out."""
-        return leader_would if self.sharded is None else distributed.any_says(leader_would, self.world)
-
-    def save(self, *, best: bool = False, must: bool = True) -> Iterator[Note]:
-        """A checkpoint of this moment.  One that cannot be written is told, and an error only if it `must`."""
-        if self.sharded is not None:
-            self.sharded.gather()
-        try:
-            if self.world.leads:
-                self.checkpoints.save(self.training.step, self.training.tensors(), self.state(), best=best)
-        except CannotWrite as error:
-            if must:
-                raise
-            yield Note(f"{error}; training goes on")
-        finally:
-            if self.sharded is not None:
-                self.sharded.forget()
-
-    def restore(self, newest: Checkpoint | None) -> Iterator[Note]:
-        """Go on from the newest whole checkpoint; without any, keep the beginning as the first one."""
-        while self.world.leads and self.checkpoints.notes:
-            yield Note(self.checkpoints.notes.pop(0))
-        if newest is None:
-            if self.agree_to_save(self.world.leads):
-                yield from self.save()
-            return
-        state = newest.state
-        if odd := sorted(state.keys() ^ self.state().keys()):
-            raise ValueError(f"{newest.path} lacks or adds {odd[0]!r}; it is of another version of residual")
-        self.training.load(newest.tensors, state["training"])
-        self.pace.load(state["pace"])
-        self.totals.load(state["totals"])
-        self.best_error = state["best_error"]
-        if self.world.leads:
-            self.folder.keep_until(newest.step)
+    def files_of(self, step: int) -> list[str]:
+        """The names of the images in iteration `step` (counted from 1)."""
+        batch = self.recipe.batch
+        order = Order(len(self.data.train), self.plan.seed, self.recipe.augmentation.repeats)
+        _, indices = order.at(torch.arange((step - 1) * batch, step * batch))
+        return [self.data.train.names[index] for index in indices.tolist()]
 
     # --- evaluate -> record -----------------------------------------------------------------------------------
-
-    def conclude(self) -> Iterator[object]:
-        """The last weights and the best ones: exact statistics, error on the test images, files."""
-        evaluations = {"last": self.judge("last", self.training.tensors(), self.training.step)}
-        if self.data.validation is not None and (best := self.checkpoints.best()) is not None:
-            evaluations["best"] = self.judge("best", best.tensors, best.step)
-        while self.checkpoints.notes:
-            yield Note(self.checkpoints.notes.pop(0))
-        yield Finished(
-            run=self.path,
-            evaluations={name: judged for name, judged in evaluations.items() if judged is not None},
-            seconds=self.seconds(),
-        )
 
     def judge(self, which: str, tensors: dict[str, Tensor], step: int) -> dict[str, Any] | None:
         """Write one set of weights, and its evaluation where there are images to evaluate on."""
@@ -638,13 +357,6 @@ class _Run:
         )
         for batch in islice(batches, many):
             yield batch.images
-
-    def files_of(self, step: int) -> list[str]:
-        """The names of the images in iteration `step` (counted from 1)."""
-        batch = self.recipe.batch
-        order = Order(len(self.data.train), self.plan.seed, self.recipe.augmentation.repeats)
-        _, indices = order.at(torch.arange((step - 1) * batch, step * batch))
-        return [self.data.train.names[index] for index in indices.tolist()]
 
 
 def asks_nothing_of_the_host(network: Description, recipe: Recipe) -> bool:

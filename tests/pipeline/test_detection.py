@@ -1,0 +1,257 @@
+"""A detector's training from plan to files: whatever it is, it can be cut off and go on as if it had not been."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from residual import pipeline
+from residual.data import open_objects
+from residual.detect import weights
+from residual.detect.detector import Detector
+from residual.events import Finished, Measured, Progress
+from residual.models.resnet import ResNet
+from residual.pipeline import DetectionPlan, Diverged, Stop, classification, detection
+from residual.recipes.detection import DetectionRecipe, at_side, detection_recipe, modern
+from residual.train.schedule import Schedule
+from residual.weights.card import Card
+from residual.weights.safetensors import save
+
+KINDS = ("faster_rcnn_small_c4", "mask_rcnn_small_c4", "mnc_small", "localizer_small")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(open_objects, "SCENES", {"train": 12, "validation": 4, "test": 5})
+
+
+def recipe(**changes) -> DetectionRecipe:
+    short = replace(modern(), epochs=None, iterations=6, batch=2, augmentation=at_side(modern().augmentation, 48))
+    return replace(short, **changes)
+
+
+def plan(model: str = KINDS[0], **changes) -> DetectionPlan:
+    data = "shapes" if model.startswith("localizer") else "scenes"
+    named = {"data": data, "recipe": recipe(), "device": "cpu", "workers": 0, "looks": 2}
+    return DetectionPlan(model=model, **named | changes)
+
+
+def cut_off(events, stop: Stop, step: int) -> None:
+    for event in events:
+        if isinstance(event, Progress) and event.step >= step:
+            stop.signal = 15
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_a_run_that_was_cut_off_ends_bit_for_bit_as_one_that_was_not(tmp_path, model):
+    whole, run, stop = tmp_path / "whole", tmp_path / "run", Stop()
+    *_, finished = pipeline.train(plan(model), whole)
+    assert isinstance(finished, Finished)
+    cut_off(pipeline.train(plan(model), run, stop=stop), stop, 3)
+    assert not (run / "model.safetensors").exists()
+    *_, also = pipeline.resume(run)
+    assert isinstance(also, Finished)
+    one, other = (weights.load(folder).state_dict() for folder in (whole, run))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert told(finished) == told(also)
+
+
+def told(finished: Finished) -> dict:
+    return {
+        which: {name: value for name, value in found.items() if name != "seconds_per_image"}
+        for which, found in finished.evaluations.items()
+    }
+
+
+def test_the_four_steps_train_what_they_say_and_go_on_in_their_middle(tmp_path):
+    asked = plan(recipe=recipe(iterations=8, in_turn=True, average=None))
+    whole, run, stop = tmp_path / "whole", tmp_path / "run", Stop()
+    list(pipeline.train(asked, whole))
+    cut_off(pipeline.train(asked, run, stop=stop), stop, 5)  # in the third step, after the shared stages began anew
+    list(pipeline.resume(run))
+    one, other = (weights.load(folder).state_dict() for folder in (whole, run))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_is_written_is_what_was_measured(tmp_path):
+    run = tmp_path / "run"
+    *_, finished = pipeline.train(plan("mask_rcnn_small_c4"), run)
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found == finished.evaluations["last"]
+    assert found["images"] == 5
+    described = json.loads((run / "run.json").read_text())
+    assert described["task"] == "detection"
+    assert described["data"]["counts"] == {"train": 12, "validation": 4, "test": 5}
+    assert pipeline.planned(run) == plan("mask_rcnn_small_c4")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "loss" in line]
+    parts = ("proposed", "placed", "classed", "boxed", "masked")
+    assert training[-1]["step"] == 6
+    for line in training:
+        assert line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5)
+    assert [line["step"] for line in lines if "validation_map50" in line] == [3, 6]
+    detector = weights.load(run)
+    answer = detector.find(np.zeros((40, 70, 3), np.uint8))
+    assert answer.masks is not None
+    assert answer.masks.shape[1:] == (40, 70)
+    assert detector.card.history["map50"] == found["map50"]
+
+
+def test_a_validation_look_chooses_the_best_and_says_what_it_measured(tmp_path):
+    events = list(pipeline.train(plan("localizer_small"), tmp_path / "run"))
+    looks = [event for event in events if isinstance(event, Measured)]
+    assert [(event.step, event.split, event.measure) for event in looks] == [
+        (3, "validation", "error"),
+        (6, "validation", "error"),
+    ]
+    assert set(events[-1].evaluations) == {"last", "best"}
+
+
+def trunk_file(path, *, channels: str = "RGB", **changes):
+    """A classifier of the small trunk's shape, with a card."""
+    from residual.data.transforms import Preprocessing
+    from residual.detect.catalog import SMALL
+
+    torch.manual_seed(3)
+    described = replace(SMALL, classes=2, **changes)
+    net = ResNet(described)
+    for norm in (module for module in net.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        torch.nn.init.uniform_(norm.running_mean)
+        torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    mean, std = (10.0, 20.0, 30.0), (51.0, 102.0, 153.0)
+    seen = Preprocessing(size=96, channels=channels, mean=mean, std=std)
+    save(path, net.state_dict(), Card(name="small", model=described, classes=("a", "b"), preprocessing=seen))
+    return net.eval()
+
+
+def test_a_trained_trunk_is_taken_over_frozen_with_what_it_expects_of_an_image(tmp_path, monkeypatch):
+    net = trunk_file(tmp_path / "trunk.safetensors")
+    asked = plan(trunk=str(tmp_path / "trunk.safetensors"), recipe=recipe(iterations=1))
+    events = list(pipeline.train(asked, tmp_path / "run"))
+    detector = weights.load(tmp_path / "run")
+    assert detector.card.mean == pytest.approx((10 / 255, 20 / 255, 30 / 255))
+    assert detector.card.std == pytest.approx((0.2, 0.4, 0.6))
+    assert detector.card.detector.frozen
+    x = torch.rand(1, 3, 32, 32)
+    stem = net.stem(x)
+    assert torch.allclose(detector.net.shared.stem(x), stem, atol=1e-6)  # not trained, statistics as they were
+    assert isinstance(events[-1], Finished)
+
+
+def test_a_trunk_that_expects_bgr_sees_the_same_colours(tmp_path):
+    rgb = trunk_file(tmp_path / "trunk.safetensors", channels="BGR")
+    start = detection.trained_trunk(str(tmp_path / "trunk.safetensors"), "faster_rcnn_small_c4")
+    pixels = torch.rand(1, 3, 20, 20)
+    mean, std = torch.tensor([10.0, 20.0, 30.0]) / 255, torch.tensor([0.2, 0.4, 0.6])
+    as_before = rgb.stem((pixels.flip(1) - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+    ours = (pixels - torch.tensor(start.mean).view(1, 3, 1, 1)) / torch.tensor(start.std).view(1, 3, 1, 1)
+    assert torch.allclose(start.net.stem(ours), as_before, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"model": "faster_rcnn_resnet50"}, "faster_rcnn_resnet50_c4 or faster_rcnn_resnet50_fpn"),
+        ({"model": "faster_rcnn_resnet51_c4"}, "depth 51 does not exist"),
+        ({"model": "localizer_vgg16"}, "take a ResNet here"),
+        ({"model": "mnc_resnet50_c4"}, "its name ends with the trunk"),
+        ({"trunk": "nowhere.safetensors"}, "no such file"),
+        ({"data": "nowhere"}, "there is no 'nowhere'"),
+    ],
+)
+def test_a_plan_that_cannot_be_followed_leaves_no_trace(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        list(pipeline.train(plan(**changes), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_trunk_of_another_shape_is_refused_with_both_shapes(tmp_path):
+    trunk_file(tmp_path / "trunk.safetensors", widths=(8, 16), stem_width=8)
+    with pytest.raises(ValueError, match=r"widths \(8, 16\).*widths \(64, 128\)"):
+        list(pipeline.train(plan(trunk=str(tmp_path / "trunk.safetensors")), tmp_path / "run"))
+
+
+def test_a_file_that_is_no_resnet_is_no_trunk(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a network")
+    with pytest.raises(ValueError, match=r"notes\.txt"):
+        list(pipeline.train(plan(trunk=str(tmp_path / "notes.txt")), tmp_path / "run"))
+
+
+def test_boxes_alone_teach_no_masks(tmp_path, monkeypatch):
+    honest = open_objects.draw_scenes
+
+    def boxes_alone(*arguments, **named):
+        images = honest(*arguments, **named)
+        return replace(images, objects=tuple(replace(here, outlines=None) for here in images.objects))
+
+    monkeypatch.setattr(open_objects, "draw_scenes", boxes_alone)
+    with pytest.raises(ValueError, match="not every object of scenes has an outline"):
+        list(pipeline.train(plan("mask_rcnn_small_c4"), tmp_path / "run"))
+    assert isinstance(list(pipeline.train(plan(), tmp_path / "boxes"))[-1], Finished)
+
+
+def test_another_run_of_the_folder_goes_on_neither_with_other_data_nor_other_settings(tmp_path, monkeypatch):
+    run, stop = tmp_path / "run", Stop()
+    cut_off(pipeline.train(plan(), run, stop=stop), stop, 3)
+    monkeypatch.setattr(open_objects, "SCENES", {"train": 13, "validation": 4, "test": 5})
+    with pytest.raises(ValueError, match="train images in scenes are not those"):
+        list(pipeline.resume(run))
+
+
+def test_bad_numbers_end_the_run_with_the_names_of_its_images(tmp_path):
+    wild = recipe(schedule=Schedule(shape="linear", rate=1e30), clip=None, average=None)
+    with pytest.raises(Diverged, match="scenes:"):
+        list(pipeline.train(plan(recipe=wild), tmp_path / "run"))
+
+
+def test_a_budget_ends_it_annealed(tmp_path):
+    *_, finished = pipeline.train(plan(recipe=recipe(iterations=5), budget=4.0), tmp_path / "run")
+    assert isinstance(finished, Finished)
+    rates = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["rate"] for line in rates if "rate" in line][-1] < 0.01
+
+
+def test_objects_set_aside_are_not_learned(monkeypatch, tmp_path):
+    """A difficult object costs nothing: the same losses come whether it is there or not."""
+    honest = open_objects.draw_scenes
+
+    def with_difficult(*arguments, **named):
+        images = honest(*arguments, **named)
+        first = replace(images.objects[0], aside=np.ones_like(images.objects[0].aside))
+        return replace(images, objects=(first, *images.objects[1:]))
+
+    monkeypatch.setattr(open_objects, "draw_scenes", with_difficult)
+    assert isinstance(list(pipeline.train(plan(), tmp_path / "run"))[-1], Finished)
+
+
+def test_the_run_of_a_detector_is_told_from_a_classifiers(tmp_path):
+    list(pipeline.train(plan(recipe=recipe(iterations=1)), tmp_path / "run"))
+    assert weights.holds_detector(tmp_path / "run")
+    with pytest.raises(ValueError, match="trained a detector"):
+        pipeline.planned_classification(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"residual\.load_detector"):
+        classification.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("name", ["paper", "wide", ""])
+def test_a_recipe_of_classifiers_is_none_of_detectors(name):
+    with pytest.raises(ValueError, match="voc-alternating"):
+        detection_recipe(name, KINDS[0])
+
+
+def test_four_steps_are_for_a_faster_rcnn():
+    with pytest.raises(ValueError, match="mnc_small is none"):
+        detection_recipe("voc-alternating", "mnc_small")
+    with pytest.raises(ValueError, match="fixed length"):
+        plan(recipe=detection_recipe("voc-alternating", KINDS[0]), budget=60.0)
+
+
+def test_a_detector_sees_an_image_at_the_side_it_was_trained_for(tmp_path):
+    list(pipeline.train(plan(recipe=recipe(iterations=1)), tmp_path / "run"))
+    detector = weights.load(tmp_path / "run")
+    assert isinstance(detector, Detector)
+    assert detector.card.procedure.side == 48
+    sizes = detector.card.detector.proposals.sizes
+    assert sizes == pytest.approx([anchor * 48 / 600 for anchor in recipe().anchors])
