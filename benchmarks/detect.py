@@ -9,8 +9,9 @@ A pyramid on ResNet-50, 1000 proposals and 100 answers an image, all with the sa
     torchvision     fasterrcnn_resnet50_fpn, in eager mode, without gradients
     channels last   the same, its weights in that order, which is faster
     as trained      our network as `residual train` leaves it, without what is below
-    ours            Detector.find, with residual.detect.inference: batch norms in the weights, ReLUs and additions done with the
-                    convolutions, regions cut by tables, and overlaps looked for among the surest proposals alone
+    ours            Detector.find: batch norms in the weights, ReLUs and additions done with the convolutions
+                    (residual.detect.inference), regions cut by tables (lookup), and overlaps looked for among the
+                    surest proposals alone
 
 C4 on ResNet-50 and ResNet-101 (the paper's form), 300 proposals
     as trained      frozen batch norms as layers of their own, channels first, torchvision's RoI pooling, and overlaps

@@ -1,8 +1,13 @@
 """A detector's training from plan to files: whatever it is, it can be cut off and go on as if it had not been."""
 
 import json
+import random
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -255,3 +260,39 @@ def test_a_detector_sees_an_image_at_the_side_it_was_trained_for(tmp_path):
     assert detector.card.procedure.side == 48
     sizes = detector.card.detector.proposals.sizes
     assert sizes == pytest.approx([anchor * 48 / 600 for anchor in recipe().anchors])
+
+
+TRAINING = """
+import sys
+from pathlib import Path
+import msgspec
+from residual import pipeline
+from residual.data import open_objects
+open_objects.SCENES = {"train": 12, "validation": 4, "test": 5}
+run, asked = Path(sys.argv[1]), msgspec.json.decode(sys.argv[2].encode(), type=pipeline.DetectionPlan)
+for event in pipeline.resume(run) if (run / "run.json").is_file() else pipeline.train(asked, run):
+    print(type(event).__name__, getattr(event, "step", ""), flush=True)
+"""
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_small_c4"])
+def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path, model):
+    """T1 of the reliability plan, a sample: kill -9, several times, and the same command again."""
+    asked = plan(model, recipe=recipe(iterations=12), save_steps=2)
+    list(pipeline.train(asked, tmp_path / "whole"))
+    run, words = tmp_path / "run", [sys.executable, "-c", TRAINING, str(tmp_path / "run")]
+    words.append(msgspec.json.encode(asked).decode())
+    rng = random.Random(5)
+    for kills in (True, True, False):
+        lines = 0
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            until = rng.randrange(2, 5) if kills else 99
+            for line in process.stdout:
+                lines += line.startswith("Progress")
+                if lines >= until:
+                    process.send_signal(signal.SIGKILL)
+                    break
+    one, other = (weights.load(folder).state_dict() for folder in (tmp_path / "whole", run))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12

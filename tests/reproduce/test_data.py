@@ -7,8 +7,24 @@ import torch
 from PIL import Image
 
 from residual.data.images import Images
+from residual.data.open_objects import open_objects
 from residual.data.sources import open_dataset
-from residual.reproduce.data import DATA, content, given, missing, refuse_others, where
+from residual.data.transforms import Preprocessing
+from residual.models.catalog import describe
+from residual.models.resnet import ResNet
+from residual.reproduce.data import (
+    DATA,
+    content,
+    given,
+    held_out,
+    missing,
+    refuse_other_objects,
+    refuse_other_weights,
+    refuse_others,
+    where,
+)
+from residual.weights.card import Card
+from residual.weights.safetensors import save
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +76,12 @@ def test_data_is_where_the_user_says_or_in_the_cache_or_drawn_or_missing(tmp_pat
 
 
 def test_what_is_missing_says_where_it_comes_from_and_how_to_name_it():
-    for name, source in DATA.items():
-        assert source.origin in missing(name)
-        assert f"--data {name}=DIR" in missing(name)
+    for name, one in DATA.items():
+        assert one.origin in missing(name)
+        if one.is_readable:
+            assert f"--data {name}={'RUN|WEIGHTS' if one.network else 'DIR'}" in missing(name)
+        else:
+            assert "cannot read yet" in missing(name)
 
 
 def test_other_data_than_the_named_is_refused(tmp_path):
@@ -116,3 +135,75 @@ def test_cifar_is_known_by_its_images():
     for name in ("cifar10", "cifar100"):
         assert len(set(DATA[name].content)) == 2
         assert all(len(each) == 64 for each in DATA[name].content)
+
+
+def voc(root: Path, **lists: int) -> Path:
+    """A VOCdevkit whose lists have so many images, each with a cat."""
+    year = root / "VOC2007"
+    for folder in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (year / folder).mkdir(parents=True)
+    for name, count in lists.items():
+        names = [f"{name}{number}" for number in range(count)]
+        (year / "ImageSets" / "Main" / f"{name}.txt").write_text("\n".join(names))
+        for one in names:
+            Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(year / "JPEGImages" / f"{one}.jpg")
+            (year / "Annotations" / f"{one}.xml").write_text(
+                "<annotation><size><width>20</width><height>20</height></size><object><name>cat</name><bndbox>"
+                "<xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object></annotation>"
+            )
+    return root
+
+
+def test_other_images_with_objects_than_the_named_are_refused(tmp_path, monkeypatch):
+    place = str(voc(tmp_path / "voc", train=4, val=3, test=5))
+    expected = "is not PASCAL VOC 2007, train and val: it has 4 images to train on, 3 held out, 20 classes"
+    with pytest.raises(ValueError, match=expected):
+        refuse_other_objects("voc07", place)
+    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=4, held=3))
+    refuse_other_objects("voc07", place)
+    monkeypatch.setattr("residual.reproduce.data.LACKING", 4)
+    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=5, held=3))
+    refuse_other_objects("voc07", place)
+    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=3, held=3))
+    with pytest.raises(ValueError, match="has 3 images to train on"):
+        refuse_other_objects("voc07", place)
+
+
+def test_lists_that_are_not_there_and_other_layouts_are_refused_by_name(tmp_path, shared_data):
+    place = str(voc(tmp_path / "voc", train=4))
+    with pytest.raises(ValueError, match=r"is not PASCAL VOC 2007, train and val: .*no list 'val'.*there are train"):
+        refuse_other_objects("voc07", place)
+    with pytest.raises(ValueError, match="is not PASCAL VOC 2007 and 2012: .* chooses images of a VOCdevkit"):
+        refuse_other_objects("voc07+12", str(shared_data / "coco_small"))
+
+
+def test_a_detector_is_measured_on_what_its_lists_say(tmp_path):
+    data = open_objects(str(voc(tmp_path, train=4, val=3, test=5)), lists="2007:train/2007:val")
+    assert held_out(data, "2007:train/2007:val") is data.validation
+    assert held_out(data, None) is data.test
+    assert held_out(replace(data, test=None), None) is data.validation
+
+
+def test_weights_of_another_network_or_of_other_classes_are_refused(tmp_path):
+    described = replace(describe("resnet18"), widths=(8, 16, 32, 64), stem_width=8)
+    colours = Preprocessing(size=32, mean=(100.0,) * 3, std=(50.0,) * 3)
+
+    def weights(name: str, classes: int) -> str:
+        network = replace(described, classes=classes)
+        labels = tuple(f"class {number}" for number in range(classes))
+        card = Card(name=name, model=network, classes=labels, preprocessing=colours)
+        save(tmp_path / name, ResNet(network).state_dict(), card)
+        return str(tmp_path / name)
+
+    with pytest.raises(ValueError, match=r"is not ResNet-18 trained on Tiny ImageNet: .* holds narrow"):
+        refuse_other_weights("resnet18-tiny-imagenet", weights("narrow", 200))
+    described = describe("resnet18")
+    with pytest.raises(ValueError, match="tells 3 classes apart, not 200"):
+        refuse_other_weights("resnet18-tiny-imagenet", weights("few", 3))
+    refuse_other_weights("resnet18-tiny-imagenet", weights("right", 200))
+    with pytest.raises(ValueError, match="is not VGG-16 trained on ImageNet"):
+        refuse_other_weights("vgg16-imagenet", str(tmp_path / "right"))
+
+
+def test_what_cannot_be_read_yet_is_nowhere(tmp_path):
+    assert where("imagenet-det", {"imagenet-det": tmp_path}) is None

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from residual import pipeline
 from residual.data.transforms import Augmentation
-from residual.pipeline import Plan
+from residual.pipeline import Plan, classification
 from residual.recipes.recipe import Recipe
 from residual.reproduce.jobs import Process, cores, on_ray, processes, strands
 from residual.train.schedule import Schedule
@@ -33,11 +33,11 @@ def test_a_job_answers_survives_a_wrong_order_and_says_how_it_was_killed(tmp_pat
     job = processes(1, tmp_path / "log")(messages)
     assert isinstance(job, Process)
     try:
-        job.order({"plan": {"model": "resnet8"}, "path": str(tmp_path / "run"), "looks": 2})
+        job.order({"train": "classifier", "plan": {"model": "resnet8"}, "path": str(tmp_path / "run"), "looks": 2})
         (refused,) = answers(messages, 1)
         assert refused["final"], "it would be refused again"
         assert "data" in refused["failed"]
-        job.order({"calibrate": {"formats": ["float32"], "device": "cpu", "seconds": 0.01}})
+        job.order({"calibrate": {"kinds": ["float32"], "device": "cpu", "seconds": 0.01}})
         (found,) = answers(messages, 1)
         assert found["calibrated"]["learning"]["float32"]
         job.process.send_signal(signal.SIGKILL)
@@ -48,7 +48,7 @@ def test_a_job_answers_survives_a_wrong_order_and_says_how_it_was_killed(tmp_pat
 
 
 def test_threads_that_share_a_device_train_what_one_after_the_other_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "GRAPHS", ("cpu",))  # iterations that draw nothing from the generator all share
+    monkeypatch.setattr(classification, "GRAPHS", ("cpu",))  # iterations that draw nothing from the generator all share
     recipe = Recipe(
         name="side by side",
         schedule=Schedule(shape="linear", rate=0.05),
@@ -66,7 +66,7 @@ def test_threads_that_share_a_device_train_what_one_after_the_other_does(tmp_pat
     messages: queue.Queue = queue.Queue()
     jobs = [strands("cpu")(messages) for _ in plans]
     for job, plan in zip(jobs, plans, strict=True):
-        job.order({"plan": asdict(plan), "path": str(tmp_path / "together" / str(plan.seed))})
+        job.order({"train": "classifier", "plan": asdict(plan), "path": str(tmp_path / "together" / str(plan.seed))})
     ended = 0
     while ended < len(plans):
         _, message = messages.get(timeout=60)
@@ -84,7 +84,7 @@ def test_a_thread_stops_with_a_checkpoint_when_it_is_told_to(tmp_path):
     plan = Plan(model="resnet8", data="digits", recipe=recipe, device="cpu", workers=0)
     messages: queue.Queue = queue.Queue()
     job = strands("cpu")(messages)
-    job.order({"plan": asdict(plan), "path": str(tmp_path / "run")})
+    job.order({"train": "classifier", "plan": asdict(plan), "path": str(tmp_path / "run")})
     while messages.get(timeout=60)[1]["event"] != "Progress":
         pass
     job.stop(signal.SIGTERM)
