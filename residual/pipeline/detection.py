@@ -79,6 +79,7 @@ class Detection(Run[DetectionPlan]):
     """One training of a detector, a cascade or a localizer."""
 
     totals: Means
+    start: "TrainedTrunk | None" = None
 
     # --- data -> model ---------------------------------------------------------------------------------------
 
@@ -88,7 +89,10 @@ class Detection(Run[DetectionPlan]):
         return dict(self.data.splits())
 
     def open_data(self, progress: Callable[[int, int], None]) -> None:
-        """The splits; the network's classes are the data's."""
+        """The splits; the network's classes are the data's.  A trunk that will not do is refused before it is read."""
+        begun = (self.path / "run.json").is_file()  # then all of the trunk is in the checkpoint; its file may be gone
+        if self.plan.trunk is not None and not begun:
+            self.start = trained_trunk(self.plan.trunk, self.plan.model)
         self.data = read_objects(replace(self.plan, data=self.place), progress)
         self.mean_and_std = colours(self.data.train, workers=self.plan.workers)
 
@@ -131,11 +135,10 @@ class Detection(Run[DetectionPlan]):
 
     def network(self, then: dict[str, Any] | None) -> Network:
         """The network with random weights, or on a trained trunk; and its card."""
-        if then is not None:  # of a trained trunk all is in the checkpoint; its file may be gone
+        if then is not None:
             self.card = msgspec.convert(then["card"], DetectorCard)
             return network(self.card.described)
-        plan, recipe, way = self.plan, self.plan.recipe, named(self.plan.model)
-        start = None if plan.trunk is None else trained_trunk(plan.trunk, plan.model)
+        plan, recipe, way, start = self.plan, self.plan.recipe, named(self.plan.model), self.start
         described = describe_detector(
             plan.model,
             self.data.classes,

@@ -134,7 +134,7 @@ def localization_small() -> DetectionRecipe:
         batch=32,
         optimizer=Sgd(decay=1e-4, nesterov=True),
         augmentation=ObjectAugmentation(shorter=(64, 64), longer=128),
-        anchors=tuple(side * 600 / 64 for side in (9, 14, 20, 28)),
+        anchors=tuple(side * 600 / 64 for side in (9, 14, 20, 28, 40, 56)),
         clip=10.0,
     )
 
