@@ -90,11 +90,8 @@ def reproduce(
     everything = any(name in EVERYTHING for name in names)
     chosen = _experiments(EXPERIMENTS if everything else tuple(dict.fromkeys(names)))
     places = given(data or [], needed(chosen))
-    reasons = {}
-    for each in chosen:
-        reason = each.waits_for and why_not(each, places) if quick else why_not(each, places, download=download)
-        if reason:
-            reasons[each.name] = reason
+    found = {each.name: None if quick else why_not(each, places, download=download) for each in chosen}
+    reasons = {name: reason for name, reason in found.items() if reason is not None}
     able = tuple(each for each in chosen if each.name not in reasons)
     if reasons and (not everything or not able):
         raise ValueError("; ".join(reasons.values()))
@@ -179,13 +176,10 @@ def _list(out: Path, given_data: list[str], *, device: str, jobs: int | None, as
         print(f"  claims    {each.claim}")
         for name, there in each.data.items():
             print(f"  data      {name}, {'here' if there else missing(name)}")
-        if not each.waiting or each.runs:
-            print(f"  costs     {_cost(each)}")
+        print(f"  costs     {_cost(each)}")
         for path, verdicts in each.verdicts.items():
             print(f"  measured  {', '.join(f'{count} {verdict}' for verdict, count in verdicts.items())} ({path})")
-        if each.waiting:
-            print(f"  waits     for {each.waiting}")
-    ready = [each.name for each in found if each.runs and not each.waiting and all(each.data.values())]
+    ready = [each.name for each in found if each.runs and all(each.data.values())]
     print(next_step("reproduce", *([ready[0], "--budget", "20m"] if ready else ["table1"])))
 
 

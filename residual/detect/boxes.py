@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import Tensor
+from torchvision.ops import batched_nms
 
 LARGEST = math.log(1000 / 16)  # a box is told at most so many times (in e-folds) the size of its reference
 
@@ -30,6 +31,20 @@ def clip(boxes: Tensor, height: float, width: float) -> Tensor:
     """What of each box lies on the image."""
     limits = boxes.new_tensor([width, height, width, height])
     return torch.minimum(boxes.clamp(min=0), limits)
+
+
+def kept_first(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, most: int) -> Tensor:
+    """(at most `most`,) which boxes `batched_nms` keeps, the surest of them; those of other groups (M,) do not count.
+
+    Which boxes stay does not depend on less sure ones, so that of some thousand the surest are mostly enough.
+    """
+    order, some = scores.argsort(descending=True, stable=True), 4 * most
+    while True:
+        asked = order[:some]
+        kept: Tensor = batched_nms(boxes[asked], scores[asked], groups[asked], overlap)
+        if len(kept) >= most or some >= len(order):
+            return asked[kept[:most]]
+        some *= 4
 
 
 def _centre(boxes: Tensor) -> tuple[Tensor, Tensor]:

@@ -144,7 +144,9 @@ class Cascade(nn.Module):
         found = functional.max_pool2d(warp(features, regions, told.warped, self.stride), told.warped // told.pooled)
         outlines = self.outliner(found)
         shares = functional.interpolate(outlines.sigmoid()[:, None], found.shape[2:], mode="bilinear")
-        box, mask = (functional.adaptive_max_pool2d(x, self.head.pooled) for x in (found, found * shares))
+        box, mask = found, found * shares
+        if self.description.pooled != self.head.pooled:
+            box, mask = (functional.adaptive_max_pool2d(x, self.head.pooled) for x in (box, mask))
         seen = torch.cat([average(self.head.stage(box)), average(self.masked_stage(mask))], dim=1)
         return Pass(outlines, self.head.score(seen), self.outlined(seen), self.head.tell(seen)[1])
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms, remove_small_boxes
+from torchvision.ops import remove_small_boxes
 
 from residual.detect import boxes
 from residual.detect.anchors import Stand, anchors
@@ -111,7 +111,7 @@ class ProposalNetwork(nn.Module):
         found = look.boxes(image, which, size)
         large = remove_small_boxes(found, told.smallest)
         which, level, found = which[large], level[large], found[large]
-        return which[kept_first(found, look.logits[image, which], level, told.overlap, told.after[testing])]
+        return which[boxes.kept_first(found, look.logits[image, which], level, told.overlap, told.after[testing])]
 
     @torch.no_grad()
     def propose(self, look: Look, image: int, size: tuple[float, float]) -> Tensor:
@@ -146,17 +146,3 @@ class ProposalNetwork(nn.Module):
         told_codes = look.codes[image, places[positive]]
         placed = functional.smooth_l1_loss(told_codes, wanted, beta=1 / 9, reduction="sum") / max(len(used), 1)
         return scored, placed
-
-
-def kept_first(boxes: Tensor, scores: Tensor, groups: Tensor, overlap: float, most: int) -> Tensor:
-    """The surest `most` boxes that `batched_nms` keeps.
-
-    Which boxes stay does not depend on less sure ones, so that of some thousand the surest are mostly enough.
-    """
-    order, some = scores.argsort(descending=True, stable=True), 4 * most
-    while True:
-        asked = order[:some]
-        kept: Tensor = batched_nms(boxes[asked], scores[asked], groups[asked], overlap)
-        if len(kept) >= most or some >= len(order):
-            return asked[kept[:most]]
-        some *= 4

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torchvision.ops import batched_nms, remove_small_boxes
+from torchvision.ops import remove_small_boxes
 
 from residual.detect import boxes
+from residual.detect.boxes import kept_first
 from residual.detect.context import beside, whole
 from residual.detect.cutting import Cut, cut
 from residual.detect.found import Found
@@ -153,5 +154,5 @@ def answer(probabilities: Tensor, boxes: Tensor, told: RegionDescription, *, vot
     if voters is not None:
         found, label, sure = vote(found, label, sure, overlap=told.overlap, voters=voters)
         return Found(found[: told.most], label[: told.most], sure[: told.most])
-    kept = batched_nms(found, sure, label, told.overlap)[: told.most]
+    kept = kept_first(found, sure, label, told.overlap, told.most)
     return Found(found[kept], label[kept], sure[kept])

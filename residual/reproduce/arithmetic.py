@@ -79,5 +79,5 @@ def _multiplied(described: Described, recipe: DetectionRecipe, regions: int) -> 
         pooled = described.regions.pooled or POOLED
         image = sum(row.macs for row in rows[:-2]) * area / trunk.image**2
         region = last.macs * (pooled / before.side) ** 2
-    passes = described.stages // 2 if isinstance(described, CascadeDescription) else 1  # of three stages 1, of five 2
+    passes = described.stages - 1 if isinstance(described, CascadeDescription) else 1  # its box and its mask, each time
     return image + passes * regions * region

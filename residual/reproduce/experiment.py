@@ -152,7 +152,6 @@ class Experiment:
         compare with.
     twin_of: name of the experiment of the paper that this one repeats in small on other data; it prints no number of
         the paper's and its verdicts are its own.
-    waits_for: the part of this project that it needs and that is not built yet; None: nothing.
     """
 
     name: str
@@ -166,7 +165,6 @@ class Experiment:
     x: str = ""
     y: str = ""
     twin_of: str | None = None
-    waits_for: str | None = None
     protocol: Callable[[Description], Protocol] | DetectionProtocol | None = None
 
     def __post_init__(self) -> None:

@@ -27,7 +27,6 @@ class Overview:
     """One experiment.
 
     data: each set it needs, and each trained network, and whether it is here.
-    waiting: the part of this project that it needs and that is not built yet.
     runs, done: trainings in all, and finished ones in the folder.
     seconds: that the rest takes on this machine, with `jobs` of them side by side; None: unknown.
     verdicts: how many rows and claims came out how, by record, counted as its report counts them.
@@ -39,7 +38,6 @@ class Overview:
     claim: str
     twin_of: str | None
     data: dict[str, bool]
-    waiting: str | None
     runs: int
     done: int
     seconds: float | None
@@ -68,7 +66,6 @@ def overview(
             claim=each.claim,
             twin_of=each.twin_of,
             data={name: data.where(name, places) is not None for name in each.data},
-            waiting=each.waits_for,
             runs=len(runs),
             done=len(runs) - len(rest),
             seconds=max(sum(times) / count, max(times, default=0.0)) if known else None,

@@ -98,9 +98,7 @@ class _Commitment(msgspec.Struct, kw_only=True):
 
 
 def why_not(experiment: Experiment, places: Mapping[str, Path], *, download: bool = False) -> str | None:
-    """Why an experiment cannot be run now: what it waits for, or which data is missing; None: it can."""
-    if experiment.waits_for is not None:
-        return f"{experiment.name} waits for {experiment.waits_for}, which this version does not have yet"
+    """Why an experiment cannot be run now: which data is missing; None: it can."""
     for name in experiment.data:
         if data.where(name, places) is None and not (download and name in data.FETCHED):
             return f"{experiment.name} needs {data.missing(name)}"

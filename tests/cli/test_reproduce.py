@@ -35,13 +35,12 @@ SMALL = Experiment(
     data=("digits",),
 )
 FAR = replace(SMALL, name="far", data=("cifar10",))
-WAITING = replace(SMALL, name="waiting", waits_for="detectors")
-KNOWN = {"table1": table1.experiment, "small": SMALL, "far": FAR, "waiting": WAITING}
+KNOWN = {"table1": table1.experiment, "small": SMALL, "far": FAR}
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four experiments instead of the paper's."""
+    """Three experiments instead of the paper's."""
     monkeypatch.setattr(command, "EXPERIMENTS", tuple(KNOWN))
     monkeypatch.setattr(command, "_experiments", lambda names: tuple(KNOWN[name] for name in names))
 
@@ -56,7 +55,6 @@ def test_the_list_says_claim_data_cost_and_what_is_measured(say):
     assert "--data cifar10=DIR" in said.out
     assert "nothing: it is computed" in said.out
     assert "on this machine, 4 trainings" in said.out
-    assert "waits     for detectors" in said.out
     assert said.out.splitlines()[-1] == "Next: residual reproduce small --budget 20m"
 
 
@@ -102,7 +100,6 @@ def test_all_leaves_out_what_cannot_be_run_and_says_why(say, monkeypatch):
     assert say("reproduce", "all").code == 0
     assert [each.name for each in order_of["experiments"]] == ["table1", "small"]
     assert "--data cifar10=DIR" in order_of["far"]
-    assert "detectors" in order_of["waiting"]
     order_of.clear()
     assert say("reproduce", "demo-all", "--quick").code == 0
     assert [each.name for each in order_of["experiments"]] == ["table1", "small", "far"]
@@ -114,8 +111,6 @@ def test_all_leaves_out_what_cannot_be_run_and_says_why(say, monkeypatch):
         ([], "name the experiments"),
         (["tabel1"], "did you mean table1?"),
         (["far"], "--data cifar10=DIR"),
-        (["waiting"], "waits for detectors"),
-        (["waiting", "--quick"], "waits for detectors"),
         (["small", "--budget", "soon"], "--budget 'soon' is no time"),
         (["small", "--budget", "5m", "--quick"], "leave out --budget"),
         (["small", "--on", "mars"], "local or ray"),

@@ -1,5 +1,7 @@
+import pytest
 import torch
 from torchvision.models.detection._utils import BoxCoder
+from torchvision.ops import batched_nms
 
 from residual.detect import boxes
 
@@ -32,3 +34,20 @@ def test_clipping_keeps_what_is_on_the_image():
     given = torch.tensor([[-5.0, 3.0, 4.0, 99.0], [10.0, 10.0, 12.0, 12.0], [90.0, 90.0, 95.0, 95.0]])
     expected = [[0, 3, 4, 50], [10, 10, 12, 12], [60, 50, 60, 50]]
     assert boxes.clip(given, height=50, width=60).tolist() == expected
+
+
+@pytest.mark.parametrize("count", [0, 1, 50, 3000])
+@pytest.mark.parametrize("spread", [5.0, 200.0])
+def test_the_first_that_stay_are_found_among_the_surest(count: int, spread: float, monkeypatch):
+    draw = torch.Generator().manual_seed(count)
+    low = spread * torch.rand(count, 2, generator=draw)
+    found = torch.cat([low, low + 20 + 20 * torch.rand(count, 2, generator=draw)], dim=1)
+    scores, groups = torch.rand(count, generator=draw), torch.randint(0, 3, (count,), generator=draw)
+    expected = batched_nms(found, scores, groups, 0.7)
+    searched = []
+    monkeypatch.setattr(boxes, "batched_nms", lambda b, *rest: searched.append(len(b)) or batched_nms(b, *rest))
+    for most in (1, 10, 100, 10_000):
+        searched.clear()
+        assert torch.equal(boxes.kept_first(found, scores, groups, 0.7, most), expected[:most])
+        if count == 3000 and spread == 200 and most == 100:
+            assert searched == [400]

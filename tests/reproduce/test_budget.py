@@ -3,7 +3,9 @@ from dataclasses import replace
 import pytest
 
 from residual.recipes.paper import paper
+from residual.reproduce.arithmetic import learned
 from residual.reproduce.budget import allocate, everything
+from residual.reproduce.detectors import on_scenes
 from residual.reproduce.experiment import Claim, Experiment, Row, Setting
 from residual.reproduce.measures import training_error
 from residual.reproduce.store import Run, iterations
@@ -152,3 +154,22 @@ def test_a_shortened_setting_is_another_training_with_the_same_shape():
     assert actual.key != network(20).key
     assert actual.recipe == replace(paper(), iterations=allocation.lengths[network(20).key])
     assert allocation.actual(network(110)) == network(110)
+
+
+def test_detectors_share_the_time_as_classifiers_do():
+    small, deep = (on_scenes(model) for model in ("faster_rcnn_small_c4", "mnc5_small"))
+    rows = tuple(
+        Row(name=each.model, unit="% mAP", settings=(each,), measure=training_error, seeds=3) for each in (small, deep)
+    )
+    claim = Claim(text="a cascade is better", rising=tuple(row.name for row in rows))
+    detectors = Experiment(name="detectors", title="", source="", claim="", rows=rows, claims=(claim,))
+
+    def cost(run: Run) -> float:
+        return 3 + iterations(run.setting) * learned(run.setting).macs / 1e9
+
+    allocation = allocate([detectors], seconds=600, jobs=1, seeds=None, cost=cost)
+    (length,) = set(allocation.lengths.values())
+    assert 60 <= length < iterations(small)
+    assert allocation.actual(deep) == replace(deep, recipe=replace(deep.recipe, iterations=length))
+    assert [run.setting.model for run in allocation.runs[:2]] == ["mnc5_small", "mnc5_small"], "the dear ones first"
+    assert sum(map(cost, allocation.runs)) <= 600

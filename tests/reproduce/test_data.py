@@ -173,7 +173,7 @@ def test_lists_that_are_not_there_and_other_layouts_are_refused_by_name(tmp_path
     place = str(voc(tmp_path / "voc", train=4))
     with pytest.raises(ValueError, match=r"is not PASCAL VOC 2007, train and val: .*no list 'val'.*there are train"):
         refuse_other_objects("voc07", place)
-    with pytest.raises(ValueError, match="is not PASCAL VOC 2007 and 2012: .* chooses images of a VOCdevkit"):
+    with pytest.raises(ValueError, match=r"is not PASCAL VOC 2007 and 2012: .* chooses images of a VOCdevkit"):
         refuse_other_objects("voc07+12", str(shared_data / "coco_small"))
 
 

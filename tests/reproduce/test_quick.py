@@ -1,8 +1,9 @@
 from dataclasses import replace
 
 from residual.models.cost import layers
+from residual.recipes.detection import voc
 from residual.recipes.paper import paper_choosing
-from residual.reproduce.experiment import Row, Setting
+from residual.reproduce.experiment import DetectionSetting, Row, Setting
 from residual.reproduce.measures import test_error as held_out_error
 from residual.reproduce.quick import ITERATIONS, quick
 
@@ -44,6 +45,29 @@ def test_every_kind_of_network_can_be_cut(experiment):
         ).settings
         assert set(cut.description.depths) == {1}
         assert cut.description.widths[0] == 8
+
+
+def test_every_kind_of_detector_becomes_a_small_one_of_its_kind(experiment):
+    names = {
+        "faster_rcnn_vgg16": "faster_rcnn_small_c4",
+        "faster_rcnn_resnet101_c4_context": "faster_rcnn_small_c4_context",
+        "mask_rcnn_resnet50_fpn": "mask_rcnn_small_c4",
+        "mnc5_resnet101": "mnc5_small",
+        "localizer_resnet101": "localizer_small",
+    }
+    settings = [
+        DetectionSetting(model=name, recipe=voc(), data="voc07+12", trunk="resnet101-imagenet", member=2)
+        for name in names
+    ]
+    rows = [Row(name=each.model, unit="", settings=(each,), measure=held_out_error) for each in settings]
+    small = quick(replace(experiment(), rows=tuple(rows), claims=(), lines=(), data=("voc07+12",)))
+    assert [each.model for each in small.settings] == list(names.values())
+    assert small.data == ("scenes:16", "shapes:16")
+    for each in small.settings:
+        assert isinstance(each, DetectionSetting)
+        assert each.trunk is None, "no trained network is asked for"
+        assert each.member == 2, "the members of an ensemble stay others"
+        assert each.recipe.schedule == voc().schedule
 
 
 def test_an_experiment_that_is_computed_needs_no_shapes(experiment):

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from residual.pipeline import Plan, Stop, train
+from residual.pipeline import Plan, Stop, planned, train
+from residual.recipes.detection import at_side, detection_recipe
 from residual.records import AlreadyRunning, RunFolder
-from residual.reproduce import jobs, reproduction, work
+from residual.reproduce import detection_ledger, jobs, reproduction, work
+from residual.reproduce.detection_measures import map50, precision
+from residual.reproduce.experiment import DetectionSetting, Experiment, Printed, Row
 from residual.reproduce.reproduction import Doing, Order, Planned, Recorded, needed, reproduce, why_not
 from residual.reproduce.store import Run, Store
 
@@ -158,7 +161,7 @@ def test_a_computed_experiment_starts_no_job(tmp_path, experiment, monkeypatch):
     assert recorded.record["rows"][0]["verdict"] == "agrees"
 
 
-def test_missing_data_and_missing_parts_are_reasons_not_to_run(experiment, tmp_path, monkeypatch):
+def test_missing_data_is_a_reason_not_to_run(experiment, tmp_path, monkeypatch):
     monkeypatch.setenv("RESIDUAL_CACHE", str(tmp_path))
     ready = experiment()
     assert why_not(ready, {}) is None
@@ -167,7 +170,6 @@ def test_missing_data_and_missing_parts_are_reasons_not_to_run(experiment, tmp_p
     assert why_not(elsewhere, {"cifar10": tmp_path}) is None
     assert why_not(elsewhere, {}, download=True) is None
     assert needed([elsewhere, ready]) == {"cifar10"}
-    assert "waits for detectors" in why_not(replace(ready, waits_for="detectors"), {})
 
 
 def test_the_time_left_is_corrected_by_the_speed_of_this_sitting(tmp_path, setting, monkeypatch):
@@ -197,3 +199,62 @@ def test_a_plan_says_how_many_trainings_there_are(done, experiment):
     assert len(planned.board.runs) == 4
     assert planned.jobs == 2
     assert not planned.resumed
+
+
+def a_detector(member: int = 0) -> DetectionSetting:
+    """A training of a second or two."""
+    recipe = detection_recipe("modern", "faster_rcnn_small_c4")
+    recipe = replace(recipe, iterations=6, batch=2, augmentation=at_side(recipe.augmentation, 48))
+    return DetectionSetting(model="faster_rcnn_small_c4", recipe=recipe, data="scenes:16", member=member)
+
+
+def test_a_detector_goes_through_the_same_store_jobs_and_record(tmp_path):
+    rows = (
+        Row(name="one", unit="% mAP", paper=Printed(value=50.0), settings=(a_detector(),), measure=precision(map50)),
+        Row(name="two", unit="% mAP", settings=(a_detector(), a_detector(1)), measure=precision(map50)),
+    )
+    small = Experiment(
+        name="detectors", title="", source="", claim="", rows=rows, data=("scenes:16",), protocol=detection_ledger.VOC
+    )
+    events = follow(Order(experiments=(small,), out=tmp_path, device="cpu", jobs=1))
+    plan = next(event for event in events if isinstance(event, Planned))
+    assert plan.board.seconds_left() == 0.0
+    assert all(event.train_error is None for event in events if isinstance(event, work.Moved))
+    seeds = [planned(Store(tmp_path).path(Run(setting=a_detector(member), seed=0))).seed for member in (0, 1)]
+    assert seeds == [0, reproduction.MEMBERS]
+    record = events[-1].record
+    one, two = record["rows"]
+    assert one["ours"]
+    assert two["ours"]
+    assert len(two["runs"]) == 2
+    assert "side" in {difference["what"] for difference in record["ledger"]}
+    again = follow(Order(experiments=(small,), out=tmp_path, device="cpu", jobs=1))
+    assert [type(event) for event in again] == [Recorded]
+
+
+def test_a_detector_that_was_stopped_goes_on_in_a_new_job(tmp_path):
+    setting = a_detector()
+    setting = replace(setting, recipe=replace(setting.recipe, iterations=60))
+    row = Row(name="one", unit="% mAP", settings=(setting,), measure=precision(map50))
+    small = Experiment(name="detectors", title="", source="", claim="", rows=(row,), data=("scenes:16",))
+    order, stop, events = Order(experiments=(small,), out=tmp_path, device="cpu", jobs=1), Stop(), []
+    for event in reproduce(order, stop=stop):
+        events.append(event)
+        if isinstance(event, work.Moved) and event.step > 10:
+            stop.signal = signal.SIGTERM
+    (halted,) = [event for event in events if isinstance(event, work.Halted)]
+    began = next(event for event in follow(order) if isinstance(event, work.Began))
+    assert began.step == halted.step > 10
+    assert Store(tmp_path).state(Run(setting=setting, seed=0)) == "done"
+
+
+def test_detectors_never_share_a_device_from_threads():
+    row = Row(name="one", unit="% mAP", settings=(a_detector(),), measure=precision(map50))
+    small = Experiment(name="detectors", title="", source="", claim="", rows=(row,), data=("scenes:16",))
+    assert not reproduction.can_share([small])
+    assert reproduction.side_by_side("cuda", [small]) == 1
+
+
+def test_data_that_no_reader_knows_is_a_reason(experiment, tmp_path):
+    far = replace(experiment(), data=("imagenet-det",))
+    assert "cannot read yet" in why_not(far, {"imagenet-det": tmp_path})

@@ -2,7 +2,9 @@ from dataclasses import replace
 
 import pytest
 
+from residual.recipes.detection import voc
 from residual.records import write_json
+from residual.reproduce.experiment import DetectionSetting
 from residual.reproduce.store import Run, Store, iterations, shortened, training_images
 
 
@@ -63,6 +65,21 @@ def test_what_decides_the_numbers_decides_the_key(setting):
     ]
     assert len({one.key, *(other.key for other in others)}) == 8
     assert setting().key == one.key
+
+
+def test_what_decides_a_detectors_numbers_decides_its_key():
+    one = DetectionSetting(model="faster_rcnn_resnet18_c4", recipe=voc(), data="voc07", trunk="resnet18-tiny-imagenet")
+    others = [
+        replace(one, model="faster_rcnn_resnet34_c4"),
+        replace(one, data="voc07+12"),
+        replace(one, trunk=None),
+        replace(one, member=1),
+        replace(one, recipe=replace(voc(), batch=4)),
+        shortened(one, 10),
+    ]
+    assert len({one.key, *(other.key for other in others)}) == 7
+    assert replace(one).key == one.key
+    assert (iterations(others[-1]), training_images(one)) == (10, 2_501)
 
 
 def test_images_that_are_held_out_are_not_learned_from(setting):
