@@ -59,7 +59,7 @@ def evaluate_objects(
     place = pick_device(device)
     settle(Precision(place, False))
     ground = _ground(weights, card, data, workers)
-    others = [_member(path, card, ground).to(place) for path in ensemble]
+    others = [_member(path, card, ground, workers).to(place) for path in ensemble]
     for each in detectors.values():
         each.to(place)
     found: dict[str, Any]
@@ -224,17 +224,14 @@ def _given(data: str, run: Path | None, card: "DetectorCard", workers: int) -> _
             progress=progress,
         )
     split, images = to_evaluate(whole)
-    if run is not None and plan is not None:
-        trained = _fingerprints(run).get("train")
-        if whole.made_here and whole.train.fingerprint == trained:
-            assert whole.validation is not None
-            split, images = "validation", whole.validation
-        elif images.fingerprint == trained or (split == "all" and _same_place(data, plan.data)):
-            raise ValueError(
-                f"{data} holds images that {run} was trained on, which would flatter it; measure its held-out images: "
-                f"residual evaluate {shlex.quote(str(run))}, or name other images with --data"
-            )
-    return _Ground(split=split, own=aligned(images, card.classes), given=images, where=data)
+    if run is not None and whole.made_here and whole.train.fingerprint == _fingerprints(run).get("train"):
+        assert whole.validation is not None
+        split, images = "validation", whole.validation
+    ground = _Ground(split=split, own=aligned(images, card.classes), given=images, where=data)
+    if run is not None:
+        own = f"residual evaluate {shlex.quote(str(run))}"
+        _refuse_seen(run, ground, workers, f"measure its held-out images: {own}, or name other images with --data")
+    return ground
 
 
 def aligned(images: "ObjectImages", classes: tuple[str, ...]) -> "ObjectImages":
@@ -259,7 +256,7 @@ def aligned(images: "ObjectImages", classes: tuple[str, ...]) -> "ObjectImages":
     return replace(images, classes=classes, objects=objects)
 
 
-def _member(path: Path, card: "DetectorCard", ground: _Ground) -> "Detector":
+def _member(path: Path, card: "DetectorCard", ground: _Ground, workers: int) -> "Detector":
     """A detector of an ensemble, which was not trained on the images that are measured."""
     from residual.detect.detector import alike
     from residual.detect.weights import load
@@ -271,14 +268,45 @@ def _member(path: Path, card: "DetectorCard", ground: _Ground) -> "Detector":
     alike([one])
     run = _run_of(path)
     if run is not None:
-        then, same = _fingerprints(run), _same_place(_plan(run).data, ground.where)
-        held_otherwise = ground.split != "test" and then.get(ground.split) != ground.given.fingerprint
-        if then.get("train") == ground.given.fingerprint or (same and held_otherwise):
-            raise ValueError(
-                f"{run} was trained on some of the {ground.split} images of {ground.where}, which would flatter it; "
-                "combine runs with the same --seed, or measure on other images"
-            )
+        _refuse_seen(run, ground, workers, "combine runs with the same --seed, or measure on other images")
     return one
+
+
+def _refuse_seen(run: Path, ground: _Ground, workers: int, way_out: str) -> None:
+    """Images that a run was trained on, under whatever name, do not measure it."""
+    if _fingerprints(run).get(ground.split) == ground.given.fingerprint:
+        return  # these very images it held out
+    trained = _trained_on(run, ground.where, workers)
+    seen = [name for name, mark in zip(ground.given.names, ground.given.marks, strict=True) if mark in trained]
+    if seen:
+        raise ValueError(
+            f"{len(seen):,} of the {len(ground.given):,} images to measure on in {ground.where} are images that {run} "
+            f"was trained on, which would flatter it, such as {seen[0]}; {way_out}"
+        )
+
+
+def _trained_on(run: Path, where: str, workers: int) -> frozenset[str]:
+    """The marks of a run's training images: as it kept them, else of its data, if that is as it was."""
+    from residual.data.objects import MARK
+    from residual.pipeline import read_objects
+    from residual.records import RunFolder
+
+    kept = RunFolder.open(run).description["data"].get("train_images")
+    if isinstance(kept, str):
+        return frozenset(kept[start : start + MARK] for start in range(0, len(kept), MARK))
+    plan = _plan(run)
+    trouble = "they have changed"
+    try:
+        with working("reading the images of training") as progress:
+            images = read_objects(replace(plan, workers=workers), progress).train
+        if images.fingerprint == _fingerprints(run).get("train"):
+            return frozenset(images.marks)
+    except ValueError as error:
+        trouble = str(error)
+    raise ValueError(
+        f"whether {run} was trained on images of {where} cannot be told, because those in {plan.data} are no longer "
+        f"as they were ({trouble}); put them back, or measure a copy of its weights in another folder, if you know"
+    )
 
 
 def _run_of(source: Path) -> Path | None:
@@ -529,9 +557,14 @@ def _tell_rows(rows: list[dict[str, Any]]) -> None:
 
 def in_words(procedure: dict[str, Any]) -> str:
     """How an image is looked at, as evaluation.json tells it."""
-    told = [f"shorter side {procedure['side']} pixels, longer at most {procedure['longest']}"]
+    kept = not procedure.get("shrink", True)  # a longer shorter side stays as it is
+    least = "at least " if kept else ""
+    told = [f"shorter side {least}{procedure['side']} pixels, longer at most {procedure['longest']}"]
+    if kept:
+        told[0] += ", nothing else shrunk"
     if procedure["sides"]:
-        told.append(f"regions at sides {', '.join(map(str, procedure['sides']))}")
+        larger = ", of larger images in proportion" if kept else ""
+        told.append(f"regions at sides {', '.join(map(str, procedure['sides']))}{larger}")
     if procedure["refined"]:
         told.append("boxes judged again")
     if procedure["voters"] is not None:

@@ -114,6 +114,10 @@ def train(
             "run: residual train --resume --out runs/NAME"
         )
     else:
+        if detects and data in ("cifar10", "cifar100", "digits"):
+            raise ValueError(
+                f"{data} has one class for each image and no boxes; a detector learns from objects: scenes"
+            )
         folder = out if out is not None else _free_folder(model)
         refuse_new_folder(folder)
         if detects:
@@ -139,6 +143,7 @@ def train(
             plan: DetectionPlan | Plan = _detection_plan(asked, recipe or "modern", epochs, tensorboard=tensorboard)
         else:
             _refuse_for(model, "a classifier", {"--trunk": trunk, "--lists": lists})
+            _refuse_objects(data)
             plan = _plan(asked, recipe or "modern", epochs, accumulate, download=download, tensorboard=tensorboard)
         events = pipeline.train(plan, folder, stop=stop)
     if not watch(events, folder, stop=stop, as_json=as_json) and stop.signal:
@@ -222,6 +227,23 @@ def _refuse_for(model: str | None, what: str, options: Mapping[str, object]) -> 
     for option, value in options.items():
         if value:
             raise ValueError(f"{option} is not for {what}, and {model} is one; leave it out")
+
+
+def _refuse_objects(data: str) -> None:
+    """Images with boxes are no images by class, whatever their folders are called."""
+    from residual.data.localization import is_tiny_imagenet
+    from residual.data.open_objects import has_objects
+
+    if (
+        data not in ("shapes", "scenes")
+        and Path(data).exists()
+        and not is_tiny_imagenet(Path(data))
+        and has_objects(data)
+    ):
+        raise ValueError(
+            f"{data} has images with objects, which a detector learns from: --model faster_rcnn_resnet50_c4, or "
+            "faster_rcnn_small_c4 on a laptop; residual data check shows what is in it"
+        )
 
 
 def _folder_to_resume(out: Path | None) -> Path:

@@ -93,7 +93,7 @@ def recall(files: Sequence[File], view: View, size: int | None) -> Harvest | Non
             rest = os.fstat(file.fileno()).st_size - HEAD - length
             kept = msgspec.msgpack.decode(file.read(min(length, 1 << 30)), type=_Description)
             shape = (len(kept.good), kept.side, kept.side, kept.channels)
-            if rest != int(np.prod(shape, dtype=object)):
+            if rest != int(np.prod(shape, dtype=object)) or len(kept.digests) != len(kept.good):
                 return None
             pixels = np.empty(shape, np.uint8)
             if file.readinto(pixels.data) != rest:

@@ -24,6 +24,7 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 SMALLEST = 1.0  # area of a box on its image, square pixels
 MOST_MASKED = 1 << 30  # pixels of all masks of an image
+MARK = 12  # hexadecimal digits: of 100,000 images and 5,000 others, two agree by chance once in 500,000 times
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +71,7 @@ class ObjectImages:
 
     paths: empty where the pixels are in memory: `pixels`, each (H, W, 3) uint8.
     sizes: (height, width) of each image as its annotation says.  names: paths relative to the data.
+    digests: SHA-256 of the bytes of each file; empty for pixels in memory, and before the files were read.
     problems: annotations and boxes that were left out, each with its reason.
     """
 
@@ -81,6 +83,7 @@ class ObjectImages:
     origin: str
     problems: tuple[Problem, ...] = ()
     pixels: tuple[Pixels, ...] | None = None
+    digests: tuple[bytes, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,11 +106,12 @@ class ObjectImages:
             sizes=tuple(self.sizes[number] for number in chosen),
             objects=tuple(self.objects[number] for number in chosen),
             pixels=None if self.pixels is None else tuple(self.pixels[number] for number in chosen),
+            digests=tuple(self.digests[number] for number in chosen) if self.digests else (),
         )
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over names, classes and objects, in their order; of the files' bytes the readers know nothing yet."""
+        """SHA-256 over names, classes, objects and pixels, in their order; of files that were read, their bytes."""
         digest = hashlib.sha256(repr((self.classes, self.names, self.sizes)).encode("utf-8", "surrogateescape"))
         for here in self.objects:
             for values in (here.boxes, here.labels, here.aside, here.areas):
@@ -117,7 +121,18 @@ class ObjectImages:
                     digest.update(np.ascontiguousarray(part).tobytes())
         for picture in self.pixels or ():
             digest.update(picture.tobytes())
+        digest.update(b"".join(self.digests))
         return digest.hexdigest()
+
+    @cached_property
+    def marks(self) -> tuple[str, ...]:
+        """What each image is known by under any name: the first MARK digits of the SHA-256 of its file, or pixels."""
+        digests = self.digests
+        if self.pixels is not None:
+            seen = (repr(picture.shape).encode() + picture.tobytes() for picture in self.pixels)
+            digests = tuple(hashlib.sha256(each).digest() for each in seen)
+        assert len(digests) == len(self), "the files have not been read"
+        return tuple(each.hex()[:MARK] for each in digests)
 
 
 def objects(
@@ -195,6 +210,7 @@ def joined(first: ObjectImages, second: ObjectImages) -> ObjectImages:
         objects=(*first.objects, *second.objects),
         problems=tuple(dict.fromkeys((*first.problems, *second.problems))),
         pixels=pixels,
+        digests=(*first.digests, *second.digests),
     )
     return both.select(sorted(range(len(both)), key=lambda number: both.names[number]))
 

@@ -18,7 +18,7 @@ from residual.data.instances import foldered, numbered, read_foldered, read_numb
 from residual.data.loader import File
 from residual.data.localization import is_imagenet, is_tiny_imagenet, read_imagenet, read_tiny_imagenet
 from residual.data.objects import ObjectImages, joined
-from residual.data.scenes import draw_scenes
+from residual.data.scenes import COUNTED, draw_scenes
 from residual.data.split import SPELLINGS
 from residual.data.voc import read_voc
 from residual.data.yolo import is_yolo, read_yolo
@@ -80,13 +80,13 @@ def open_objects(
     files and more in a split it is kept which are good, and they are not decoded again before one of them changes.
 
     where: "scenes", which are drawn; "shapes", with one shape each; "scenes:400", so many to train on, the same for
-        every seed; or a path: see KINDS.
+        every seed and drawn for no seed otherwise; or a path: see KINDS.
     lists: of a VOCdevkit, "07+12" for the trainval images of both years, "07++12" for the test images of 2007 as well,
         "2012:train+2007:val" for any; behind a slash what to validate on, "2007:train/2007:val"; None takes what there
         is.  Tested on the test images of 2007, where they are there and not asked for otherwise.
     seed: decides what `scenes` draws, and which images are held out.  size: side of a scene, pixels.
-    validation: share of the training images held out, by name; None holds out a fifth of a set that has neither
-        validation nor test images.
+    validation: share of the training images held out, by name; 0 holds out none, and None a fifth of a set that has
+        neither validation nor test images.
     workers: processes that decode, each bounded in time and memory; 0 decodes in this one.
     progress: called with (files read, files in all), once or more per split.
 
@@ -114,7 +114,7 @@ def open_objects(
     )
     if validation is None and len(found) == 1:
         validation = VALIDATION
-    return hold_out(data, validation, seed=seed) if validation is not None else data
+    return hold_out(data, validation, seed=seed) if validation else data
 
 
 def has_objects(where: str) -> bool:
@@ -184,7 +184,7 @@ def _read(where: str, lists: str | None, seed: int, size: int, progress: Progres
         starts = {"train": 0, "validation": counts["train"], "test": counts["train"] + counts["validation"]}
         most = 4 if kind == "scenes" else 1
         return {
-            split: draw_scenes(count, size=size, seed=0 if many else seed, start=starts[split], most=most)
+            split: draw_scenes(count, size=size, seed=COUNTED if many else seed, start=starts[split], most=most)
             for split, count in counts.items()
         }
     path = Path(where).expanduser()
@@ -225,7 +225,7 @@ def _with_train(path: Path, found: dict[str, ObjectImages]) -> dict[str, ObjectI
 
 
 def _as_told(images: ObjectImages, workers: int, progress: Progress | None) -> ObjectImages:
-    """Without the images that are none, are damaged, or have another size than their annotation says."""
+    """With the digests of the files, without those that are no image, damaged, or of another size than annotated."""
     fitting, files, wrong = [], [], dict[int, str]()
     for number, (path, told) in enumerate(zip(images.paths, images.sizes, strict=True)):
         try:
@@ -243,11 +243,9 @@ def _as_told(images: ObjectImages, workers: int, progress: Progress | None) -> O
     wrong |= {fitting[place]: why for place, why in harvest.bad.items()}
     good = [fitting[place] for place in harvest.good]
     problems = [Problem(path=images.names[number], reason=why) for number, why in sorted(wrong.items())]
-    if not problems:
-        return images
-    if not good:
+    if problems and not good:
         raise ValueError(f"{images.origin}: no image can be used; {problems[0].path}: {problems[0].reason}")
-    return replace(images.select(good), problems=(*images.problems, *problems))
+    return replace(images.select(good), digests=tuple(harvest.digests), problems=(*images.problems, *problems))
 
 
 # --- PASCAL VOC ------------------------------------------------------------------------------------------------------

@@ -65,11 +65,6 @@ class Named:
     context: bool
 
 
-def is_detector(name: str) -> bool:
-    """Whether the name is one of a detector, known or not."""
-    return PATTERN.fullmatch(name) is not None
-
-
 def named(name: str) -> Named:
     """What a name says; refuses one that cannot be."""
     found = PATTERN.fullmatch(name)
@@ -109,7 +104,7 @@ def describe_detector(
     """
     told = named(name)
     network = told.trunk if trunk is None else trunk
-    small = network in (SMALL, SMALL_PYRAMID, SMALL_LOCALIZER)
+    small = isinstance(network, Description) and shape(network) in map(shape, (SMALL, SMALL_PYRAMID, SMALL_LOCALIZER))
     sizes = tuple(anchor * side / SIDE for anchor in anchors)
     proposals = ProposalDescription(sizes=sizes)
     regions = RegionDescription(context=told.context)
@@ -122,7 +117,9 @@ def describe_detector(
         masks = replace(masks, width=64)
     if told.way == "localizer":
         assert isinstance(network, Description)
-        localizer = LocalizerDescription(trunk=replace(network, classes=len(classes)), sizes=sizes, frozen=frozen)
+        localizer = LocalizerDescription(
+            trunk=replace(network, classes=len(classes)), sizes=sizes, norm="batch" if frozen else norm, frozen=frozen
+        )
         if not small:
             return localizer
         return replace(
@@ -160,3 +157,8 @@ def describe_detector(
         norm="batch" if frozen else norm,
         frozen=frozen,
     )
+
+
+def shape(network: Description) -> tuple[str, tuple[int, ...], tuple[int, ...]]:
+    """What makes a trunk this one, whatever its classes and images."""
+    return network.block, network.depths, network.widths

@@ -56,7 +56,7 @@ class Detector(nn.Module):
     def prepared(self, pixels: Pixels) -> Tensor:
         """(3, H, W), as the network wants it, where its weights are."""
         device = next(self.net.parameters()).device
-        return normalized_images(torch.from_numpy(np.ascontiguousarray(pixels))[None], self.card, device)[0]
+        return normalized_images(torch.from_numpy(np.array(pixels))[None], self.card, device)[0]
 
 
 @torch.inference_mode()

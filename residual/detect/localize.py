@@ -21,7 +21,7 @@ from residual.detect.found import Found
 from residual.detect.procedure import resized
 from residual.detect.regions import average
 from residual.detect.sampling import NOTHING, assign, sample
-from residual.detect.trunk import Stages, freeze, strides
+from residual.detect.trunk import Norm, Stages, freeze, normalized, strides
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 
@@ -40,6 +40,7 @@ class LocalizerDescription:
     side, roi_batch, roi_positive: of the second step: side to which a region is brought, pixels; regions trained on per
         image; overlap from which one is the object.
     candidates, overlap: boxes of a class handed to it, after those went that overlap a surer one by more.
+    norm, frozen: see `DetectorDescription`.
     """
 
     trunk: Description
@@ -54,6 +55,7 @@ class LocalizerDescription:
     roi_positive: float = 0.5
     candidates: int = 200
     overlap: float = 0.7
+    norm: Norm = "batch"
     frozen: bool = False
 
     @property
@@ -82,6 +84,7 @@ class Localizer(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
+        normalized(self, description.norm)
         if description.frozen:
             freeze(self, (self.body.stem, self.body.stages[0]))
 
@@ -175,6 +178,7 @@ class RegionLocalizer(nn.Module):
         for layer, std in ((self.score, 0.01), (self.box, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
+        normalized(self, description.norm)
         if description.frozen:
             freeze(self, (self.body.stem, self.body.stages[0]))
 

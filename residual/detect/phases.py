@@ -1,15 +1,15 @@
-"""Training a detector part by part: the four steps of Faster R-CNN, which the paper used, or all at once.
+"""Training a detector part by part: the four steps of Faster R-CNN, which the paper used (`Learner` takes them).
 
 1 proposals, from a classifier   2 regions, from a classifier, on the proposals of 1
 3 proposals, on the stages of 2   4 regions, on the stages of 2 and the proposals of 3      (Ren et al. 2015, 3.2)
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from residual.detect.faster_rcnn import FasterRCNN, Size
 
@@ -31,22 +31,12 @@ class Phase:
     proposals: Literal["own", "before"] = "own"
 
 
-TOGETHER = (Phase(name="together", learns=("shared", "proposer", "head", "masker")),)
 ALTERNATING = (
     Phase(name="proposals", learns=("shared", "proposer")),
     Phase(name="regions", learns=("shared", "head", "masker"), fresh=("shared",), proposals="before"),
     Phase(name="proposals on fixed stages", learns=("proposer",)),
     Phase(name="regions on fixed stages", learns=("head", "masker"), proposals="before"),
 )
-
-
-def begin(net: FasterRCNN, phase: Phase, first: Mapping[str, Tensor]) -> list[nn.Parameter]:
-    """Bring the fresh parts back to their `first` weights (a state dict of the net); the parameters to be trained."""
-    for part in phase.fresh:
-        prefix = part + "."
-        mine = {name.removeprefix(prefix): value for name, value in first.items() if name.startswith(prefix)}
-        net.get_submodule(part).load_state_dict(mine)
-    return [p for part in parts(net, phase) for p in net.get_submodule(part).parameters() if p.requires_grad]
 
 
 def phase_loss(
@@ -82,8 +72,3 @@ def phase_loss(
         of_regions = net.region_losses(maps, proposals, sizes, objects, labels, masks)
         costs += [cost for cost in of_regions if cost is not None]
     return torch.stack(costs).sum()
-
-
-def parts(net: FasterRCNN, phase: Phase) -> list[Part]:
-    """The parts that the phase trains and the net has."""
-    return [part for part in phase.learns if part != "masker" or net.masker is not None]

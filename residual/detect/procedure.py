@@ -19,6 +19,10 @@ from residual.detect.multiscale import maxout
 from residual.detect.refine import Judge, refine
 from residual.detect.regions import answer, average
 
+SIDE = 8192  # pixels; greatest shorter side of a procedure
+LONGEST = 2 * SIDE  # greatest longer side
+SCALES = 20  # at which an image is looked at, at most
+
 
 @dataclass(frozen=True, kw_only=True)
 class Procedure:
@@ -27,7 +31,8 @@ class Procedure:
     side, longest: shorter side, pixels, to which the image is brought for proposals, unless the longer would exceed
         `longest`.
     shrink: False: an image whose shorter side is longer than `side` stays as it is, as far as `longest` allows.
-    sides: shorter sides at which regions are judged, growing; none: at `side`.
+    sides: shorter sides at which regions are judged, growing; none: at `side`.  Of an image that is not shrunk they are
+        in proportion, as many times its own shorter side as they are of `side`.
     widest: what the longer side may not exceed at any of `sides`.
     refined: the boxes of the first judgement are judged once more.
     voters: overlap from which suppressed boxes vote on the place of the one that stays; None: no voting.
@@ -46,10 +51,20 @@ class Procedure:
             raise ValueError(f"sides are {self.sides}; each is another scale, so they must grow: sort them")
         if min((self.side, self.longest, self.widest, *self.sides)) < 1:
             raise ValueError("side, longest, widest and sides are pixels, so they must be at least 1")
+        if (greatest := max(self.side, *self.sides, 0)) > SIDE:
+            raise ValueError(f"an image is looked at with a shorter side of {SIDE:,} pixels at most, not {greatest:,}")
+        if (greatest := max(self.longest, self.widest)) > LONGEST:
+            raise ValueError(f"longest and widest are at most {LONGEST:,} pixels, not {greatest:,}")
+        if len(self.sides) > SCALES:
+            raise ValueError(f"sides are {SCALES} scales at most, not {len(self.sides):,}")
 
     def side_of(self, height: int, width: int) -> int:
         """The shorter side to which an image is brought for proposals."""
         return self.side if self.shrink else max(self.side, min(height, width))
+
+    def sides_of(self, height: int, width: int) -> tuple[int, ...]:
+        """The shorter sides at which regions of an image are judged; none: as for proposals."""
+        return tuple(max(1, round(side * self.side_of(height, width) / self.side)) for side in self.sides)
 
 
 IMPROVED = Procedure(sides=(200, 400, 600, 800, 1000), refined=True, voters=0.5)
@@ -104,7 +119,7 @@ def proposals(front: View) -> Tensor:
 def judge(front: View, image: Tensor, size: tuple[int, int], procedure: Procedure) -> Judge:
     """One network's judgement of regions, at the scales of the procedure."""
     net = front.net
-    views = [view(net, image, side, procedure.widest) for side in procedure.sides] or [front]
+    views = [view(net, image, side, procedure.widest) for side in procedure.sides_of(*size)] or [front]
     sees, scales = [each.see for each in views], [each.scale for each in views]
 
     def judged(regions: Tensor) -> tuple[Tensor, Tensor]:

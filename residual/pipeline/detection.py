@@ -24,7 +24,7 @@ from residual.detect.cascade import Cascade, CascadeDescription
 from residual.detect.catalog import describe_detector, named
 from residual.detect.detections import Detections
 from residual.detect.detector import Detector, Network, network
-from residual.detect.evaluation import evaluate_detector
+from residual.detect.evaluation import classes_of, evaluate_detector
 from residual.detect.faster_rcnn import DetectorDescription, FasterRCNN
 from residual.detect.found import Found
 from residual.detect.imagenet import localization_error
@@ -57,7 +57,7 @@ from residual.weights.containers import recognise
 from residual.weights.files import naming
 from residual.weights.sources import load, locate
 
-QUICKLY = 200  # held-out images of a look while training; all of them are measured at the end
+QUICKLY = 200  # held-out images of a look while training, evenly spread; all of them are measured at the end
 
 
 def read_objects(plan: DetectionPlan, progress: Callable[[int, int], None] | None = None) -> ObjectDataset:
@@ -67,12 +67,12 @@ def read_objects(plan: DetectionPlan, progress: Callable[[int, int], None] | Non
         lists=plan.lists,
         seed=plan.seed,
         size=plan.recipe.side,
+        validation=0.0,
         workers=plan.workers,
         progress=progress,
     )
-    if data.made_here or data.validation is not None or data.test is not None:
-        return data
-    return hold_out(data, plan.recipe.validation, seed=plan.seed)
+    whole = data.validation is None and data.test is None
+    return hold_out(data, plan.recipe.validation, seed=plan.seed) if whole and plan.recipe.validation else data
 
 
 class Detection(Run[DetectionPlan]):
@@ -80,6 +80,7 @@ class Detection(Run[DetectionPlan]):
 
     totals: Means
     start: "TrainedTrunk | None" = None
+    judged: tuple[int, dict[str, Any]] | None = None  # the step whose weights were evaluated, and what was found
 
     # --- data -> model ---------------------------------------------------------------------------------------
 
@@ -108,6 +109,8 @@ class Detection(Run[DetectionPlan]):
         with ALONE:
             torch.manual_seed(key(plan.seed, 0))  # decides the initial weights
             net = self.network(then)
+        for split, part in self.data.splits().items():
+            refuse_unfit(part, split, localizes=self.card.localizer is not None)
         if self.card.masks and not images.outlined:
             raise ValueError(
                 f"{plan.model} learns masks, but not every object of {plan.data} has an outline; outline them, or "
@@ -131,6 +134,7 @@ class Detection(Run[DetectionPlan]):
             looks=plan.looks,
             looked_at=min(QUICKLY, len(held[1])) if held else 0,
             at_the_end=weights * (len(test) if test else 0),
+            guess=3.0,  # of an untrained detector, which finds something everywhere
         )
 
     def network(self, then: dict[str, Any] | None) -> Network:
@@ -249,7 +253,7 @@ class Detection(Run[DetectionPlan]):
         return loss, means
 
     def look(self, step: int) -> Measured | None:
-        """Measure on the first held-out images now: mean average precision, or the error of a localizer."""
+        """Measure on some of the held-out images now: mean average precision, or the error of a localizer."""
         held = self.held_out()
         if held is None:
             return None
@@ -258,7 +262,10 @@ class Detection(Run[DetectionPlan]):
         average = self.training.average
         learner = self.training.model if average is None else average.model
         assert isinstance(learner, Learner)
-        some = images.select(range(min(QUICKLY, len(images))))
+        count = min(QUICKLY, len(images))
+        some = images.select([number * len(images) // count for number in range(count)])
+        if not any((~here.aside).any() for here in some.objects):
+            return None  # nothing to be found on these
         with self.precision.autocast():
             value, measure = quickly(Detector(self.card, learner.net).eval(), some, self.plan.workers)
         self.budget.seconds_per_image = (time.monotonic() - began) / len(some)
@@ -300,17 +307,22 @@ class Detection(Run[DetectionPlan]):
             "trunk": self.plan.trunk,
             "commit": self.folder.description["environment"]["commit"],  # what the run began with
         }
-        found = None
-        if images is not None:
+        path = self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors")
+        save(path, weights, replace(self.card, history=history))  # whatever becomes of the evaluation
+        if images is None:
+            return None
+        if self.judged is not None and self.judged[0] == step:  # the last weights are the best ones
+            found = self.judged[1] | {"weights": which}
+        else:
             detector = Detector(self.card, net).eval()
             found = evaluate_detector(detector, images, split=split, weights=which, workers=self.plan.workers)
-            localizes = found["task"] == "localization"
-            name, value = ("error", found["given_class_error"]) if localizes else ("map50", found["map50"])
-            history |= {"split": split, "images": len(images), name: value}
-            self.write(step, {f"{split}_{name}": value, "weights": which, "final": True})
-            write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)
-        card = replace(self.card, name=self.plan.model, history=history)
-        save(self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors"), weights, card)
+        self.judged = (step, found)
+        localizes = found["task"] == "localization"
+        name, value = ("error", found["given_class_error"]) if localizes else ("map50", found["map50"])
+        history |= {"split": split, "images": len(images), name: value}
+        self.write(step, {f"{split}_{name}": value, "weights": which, "final": True})
+        write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)
+        save(path, weights, replace(self.card, history=history))
         return found
 
 
@@ -450,6 +462,20 @@ def on_trunk(described: Described, trunk: torch.nn.Module, *, fpn: bool) -> Netw
             twin = ResNet(trunk.description)
             twin.load_state_dict(trunk.state_dict())
             return Localizers(described, (trunk, twin))
+
+
+def refuse_unfit(images: ObjectImages, split: str, *, localizes: bool) -> None:
+    """Refuse, before anything is trained, images on which nothing could be learned or measured."""
+    if not any((~here.aside).any() for here in images.objects):
+        raise ValueError(
+            f"the {split} images have no object that counts, so nothing could be learned or measured on them; give them "
+            "annotations or leave them out of the data"
+        )
+    if localizes:
+        try:
+            classes_of(images)
+        except ValueError as problem:
+            raise ValueError(f"{split}: {problem}") from None
 
 
 def forget_momentum(training: Training) -> None:

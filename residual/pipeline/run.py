@@ -48,7 +48,7 @@ class Stop:
         self.signal = 0
 
 
-class Ground(Protocol):
+class SomeGround(Protocol):
     """A plan that has met its data and its machine: what is written down of it, and what makes it this run."""
 
     def description(self, run: Path, *, processes: int, environment: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ class Ground(Protocol):
         """Raise ValueError for other images or other arithmetic than the run began with."""
 
 
-class Totals(Protocol):
+class SomeTotals(Protocol):
     """What has been measured since the last line of metrics.jsonl."""
 
     def state(self) -> Any:
@@ -81,7 +81,7 @@ class Run(ABC, Generic[P]):
     training: Training
     pace: Pace
     budget: Budget
-    totals: Totals
+    totals: SomeTotals
     folder: RunFolder
     checkpoints: Checkpoints
     sharded: ShardedState | None = None
@@ -116,7 +116,7 @@ class Run(ABC, Generic[P]):
         """The network for these images, its training, pace, totals and budget.  then: run.json of a resumed run."""
 
     @abstractmethod
-    def ground(self) -> Ground:
+    def ground(self) -> SomeGround:
         """The plan on its data."""
 
     @abstractmethod

@@ -48,13 +48,14 @@ COCO = {
     "AP small": "objects below 32 × 32 pixels",
     "AP medium": "objects between",
     "AP large": "objects from 96 × 96 pixels on",
-    "AR 1": "recall, one box of a class an image",
-    "AR 10": "recall, ten boxes an image",
-    "AR 100": "recall, a hundred boxes an image",
+    "AR 1": "recall, 1 box of a class an image",
+    "AR 10": "recall, 10 boxes of a class an image",
+    "AR 100": "recall, 100 boxes of a class an image",
     "AR small": "recall of small objects",
     "AR medium": "recall of objects between",
     "AR large": "recall of large objects",
 }
+COUNTED = 100  # boxes of a class an image that COCO counts, the surest
 WEIGHTS = {
     "last": "the weights of the last iteration",
     "average": "the moving average of the weights",
@@ -115,6 +116,7 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     coco: dict[str, float | None] | None = None
     coco_masks: dict[str, float | None] | None = None
     coco_missing: str = ""
+    coco_most: Count = COUNTED
     per_class: list[ClassPrecision] = []
     confusion: Confusion | None = None
     causes: Causes | None = None
@@ -132,6 +134,7 @@ class Procedure(Struct, frozen=True, kw_only=True):
     widest: int | None = None
     refined: bool = False
     voters: float | None = None
+    shrink: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,6 +210,7 @@ def write_detection(run: Path) -> Path:
         bars=bars(evaluation.causes) if evaluation and evaluation.causes else [],
         mistakes=gallery(evaluation.mistakes) if evaluation else [],
         coco=_coco(evaluation),
+        counted=counted_in_words(evaluation),
         procedure=procedure_in_words(procedure),
         procedure_facts=page.facts(procedure),
         **told(description, metrics),
@@ -246,11 +250,13 @@ def missing(description: Description, metrics: list[dict[str, Any]], evaluation:
 def results(evaluation: Evaluation | None, best: Evaluation | None) -> list[tuple[str, str, list[float | None]]]:
     """Measure, its meaning, and its value for the last weights and for the best by validation, where there are."""
     columns = [each for each in (evaluation, best) if each]
+    most = columns[0].coco_most if columns else COUNTED  # of one detector, so of both
+    overlaps = "overlaps .5 to .95" + (f", {most:,} boxes of a class an image" if most != COUNTED else "")
     rows: list[tuple[str, str, list[float | None]]] = [
         ("VOC 2010", "area, overlap .5", [each.map50 for each in columns]),
         ("VOC 2007", "11 points, overlap .5", [each.voc07 for each in columns]),
-        ("COCO, boxes", "overlaps .5 to .95", [(each.coco or {}).get("AP") for each in columns]),
-        ("COCO, masks", "overlaps .5 to .95", [(each.coco_masks or {}).get("AP") for each in columns]),
+        ("COCO, boxes", overlaps, [(each.coco or {}).get("AP") for each in columns]),
+        ("COCO, masks", overlaps, [(each.coco_masks or {}).get("AP") for each in columns]),
     ]
     return [row for row in rows if any(value is not None for value in row[2])]
 
@@ -335,16 +341,20 @@ def procedure_in_words(procedure: dict[str, Any]) -> list[str]:
     found = understood(procedure)
     if found is None:
         return []
+    bound = f"unless its longer side would exceed {found.longest:,}"
     sentences = [
-        f"To propose regions, an image is brought to a shorter side of {found.side:,} pixels, unless its longer side "
-        f"would exceed {found.longest:,}."
+        f"To propose regions, an image is brought to a shorter side of {found.side:,} pixels, {bound}."
+        if found.shrink
+        else f"To propose regions, an image is enlarged to a shorter side of {found.side:,} pixels if it is smaller; a "
+        f"larger one stays as it is, {bound}."
     ]
     if found.sides:
         widest = f", its longer side at most {found.widest:,}" if found.widest is not None else ""
         sides = ", ".join(f"{side:,}" for side in found.sides)
+        larger = "" if found.shrink else ", in proportion more where the image is larger"
         sentences.append(
-            f"Regions are judged on the image at shorter sides of {sides} pixels{widest}: each at the two that suit "
-            "its size best, which are merged by their maxima."
+            f"Regions are judged on the image at shorter sides of {sides} pixels{larger}{widest}: each at the two that "
+            "suit its size best, which are merged by their maxima."
         )
     else:
         sentences.append("Regions are judged at that one size.")
@@ -420,9 +430,23 @@ def _multiple(row: ClassPrecision) -> Multiple:
     return Multiple(row=row, line=line, area=f"{line}V100H0Z" if line else "")
 
 
+def counted_in_words(evaluation: Evaluation | None) -> str:
+    """How many boxes COCO's numbers count, where it is not COCO's hundred."""
+    if evaluation is None or evaluation.coco_most == COUNTED:
+        return ""
+    return (
+        f"They are of the {evaluation.coco_most:,} surest boxes of a class on an image, where COCO counts {COUNTED}: "
+        "no number here but AR 1 and AR 10 compares with those of others."
+    )
+
+
 def _coco(evaluation: Evaluation | None) -> list[tuple[str, str, float | None, float | None]]:
-    """COCO's numbers of boxes and of masks, with what each means."""
+    """COCO's numbers of boxes and of masks: what each is called, what it means, and the two."""
     boxes, masks = ((evaluation.coco or {}), (evaluation.coco_masks or {})) if evaluation else ({}, {})
     there = boxes.keys() | masks.keys()
+    most = evaluation.coco_most if evaluation else COUNTED
+    told = {name: (name, meaning) for name, meaning in COCO.items()}
+    if most != COUNTED:  # whose recall stands under the name of a hundred
+        told[f"AR {COUNTED}"] = (f"AR {most}", f"recall, {most:,} boxes of a class an image")
     names = [name for name in COCO if name in there] + sorted(there - COCO.keys())
-    return [(name, COCO.get(name, ""), boxes.get(name), masks.get(name)) for name in names]
+    return [(*told.get(name, (name, "")), boxes.get(name), masks.get(name)) for name in names]

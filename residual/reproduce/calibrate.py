@@ -77,11 +77,11 @@ class Calibration:
         """A whole training: its iterations, its looks at held-out images, its evaluation."""
         kind, held = kind_of(setting), source(setting.data).held
         if isinstance(setting, DetectionSetting):
-            images = 2.0 * held
+            at_the_end = 2 * held
         else:
             results = 2 if setting.recipe.validation else 1
-            images = float(results) * (held + 2 * min(setting.recipe.exact_statistics, training_images(setting)))
-        images += looks(setting) * looked_at(setting)
+            at_the_end = results * (held + 2 * min(setting.recipe.exact_statistics, training_images(setting)))
+        images = looks(setting) * looked_at(setting) + at_the_end
         learning = iterations(setting) * batch_of(setting) * self.learning[kind].of(learned(setting))
         return self.start + learning + images * self.looking[kind].of(looked(setting))
 

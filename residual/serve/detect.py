@@ -31,7 +31,7 @@ from residual.data.outlines import Runs, as_runs, mask_of
 from residual.detect.card import DetectorCard
 from residual.detect.draw import colour, draw, enlarged
 from residual.detect.found import Found
-from residual.detect.procedure import IMPROVED, Procedure
+from residual.detect.procedure import IMPROVED, LONGEST, Procedure
 from residual.serve.answers import (
     DOCUMENT,
     JOURNAL,
@@ -121,7 +121,8 @@ def sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
 def improved(procedure: Procedure) -> Procedure:
     """The same with table 9's improvements: five scales in the paper's proportions, boxes judged again, voting."""
     sides = tuple(round(side * procedure.side / IMPROVED.side) for side in IMPROVED.sides)
-    return replace(procedure, sides=sides, widest=2 * procedure.longest, refined=True, voters=IMPROVED.voters)
+    widest = min(2 * procedure.longest, LONGEST)
+    return replace(procedure, sides=sides, widest=widest, refined=True, voters=IMPROVED.voters)
 
 
 def begun(
@@ -189,7 +190,9 @@ def detect(
 
     with Pool(workers=workers) as pool:
         rest = listed[done:]
-        decoded = pool.decode((one.file for one in rest if one.file and one.kind != "video"), View(strips=True), window=1)
+        decoded = pool.decode(
+            (one.file for one in rest if one.file and one.kind != "video"), View(strips=True), window=1
+        )
         for number, source in enumerate(rest, start=done):
             if source.kind == "video":
                 for entry, frames, total in _video(answer, classes, source, journal, opened):

@@ -1,7 +1,8 @@
 """Frames of a video, and a video of frames, by OpenCV (the extra `video`), each in a process of its own.
 
 Nothing that a file says is trusted: a damaged one can do no more than end the process that decodes it, which has 2 GB
-of memory and, whenever a frame is waited for, 20 s; it opens the one descriptor it is given, so that no playlist or
+of memory and, whenever a frame is waited for, 20 s, counted on both sides; it ends with the process that asked, however
+that one ends; it opens the one descriptor it is given, so that no playlist or
 link leads it elsewhere.  MP4 and MOV, Matroska and WebM, AVI and MPEG are read.
 
 Frames come as people see them: turned upright as the file says, sound and subtitles left out.  Each has its own time;
@@ -13,6 +14,7 @@ a frame's pixels follow its message.
 """
 
 import contextlib
+import ctypes
 import importlib.util
 import math
 import os
@@ -34,7 +36,7 @@ import numpy as np
 
 from residual.data.decode import MAX_PIXELS, Pixels
 
-SILENCE = 20.0  # seconds for one frame, and four times that to begin
+SILENCE = 20.0  # seconds for one frame, and four times that to begin and to end
 MEMORY = 2 << 30  # bytes of address space beyond what the process has when OpenCV stands
 WIDEST = 8191  # pixels of a side in MPEG-4 part 2, which has 13 bits for it
 RATE = 25.0  # frames per second, where a file says none that can be
@@ -42,6 +44,7 @@ FASTEST = 1000.0
 FORMATS = "mov,mp4,matroska,webm,avi,mpegts,mpeg"  # as FFmpeg calls them
 UNFINISHED = ".unfinished.mp4"  # in the folder of the video that is being written
 _LENGTH = struct.Struct("<Q")
+_PARENT_DEATH = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 _MESSAGE = 1 << 16  # bytes; what is longer is no message of ours
 
 
@@ -167,9 +170,7 @@ class Reader:
             if not ready:
                 raise BadVideo(f"frame {self.next} was not decoded within {patience:.0f} s")
             if not (count := os.readv(descriptor, [rest])):
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(timeout=1)
-                raise BadVideo(f"the process that decodes it {_ending(self._process.poll())} at frame {self.next}")
+                raise BadVideo(f"the process that decodes it {_ending(self._process)} at frame {self.next}")
             rest = rest[count:]
         return data
 
@@ -180,9 +181,9 @@ class Writer:
     Refuses, as BadVideo, sides of more than 8191 pixels.
     """
 
-    def __init__(self, path: Path, *, rate: float) -> None:
+    def __init__(self, path: Path, *, rate: float, silence: float = SILENCE) -> None:
         need_opencv()
-        self.path, self.rate = path, rate
+        self.path, self.rate, self.silence = path, rate, silence
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -195,7 +196,11 @@ class Writer:
             raise BadVideo(f"{width} x {height} pixels; a side of MPEG-4 has at most {WIDEST}")
         if self._process is None:  # in the file's folder, by a plain name: OpenCV takes no others for certain
             self._process = _hire("write", repr(self.rate), cwd=self.path.parent)
-        self._send(Said(size=(height, width)), np.ascontiguousarray(pixels))
+            assert self._process.stdin is not None
+            os.set_blocking(self._process.stdin.fileno(), False)
+            self._send(Said(size=(height, width)), np.ascontiguousarray(pixels), patience=4 * self.silence)
+        else:
+            self._send(Said(size=(height, width)), np.ascontiguousarray(pixels), patience=self.silence)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -204,23 +209,31 @@ class Writer:
             return
         try:
             if error is None:
-                self._send(Said(last=True))
+                self._send(Said(last=True), patience=self.silence)
                 assert self._process.stdin is not None
                 self._process.stdin.close()
-                if self._process.wait() != 0:
-                    raise BadVideo(f"the process that writes it {_ending(self._process.returncode)}; is the disk full?")
+                if _code(self._process, 4 * self.silence) != 0:
+                    raise BadVideo(f"the process that writes it {_ending(self._process)}; is the disk full?")
                 (self.path.parent / UNFINISHED).replace(self.path)
         finally:
             _bury(self._process)
             (self.path.parent / UNFINISHED).unlink(missing_ok=True)
 
-    def _send(self, said: Said, pixels: Pixels | None = None) -> None:
+    def _send(self, said: Said, pixels: Pixels | None = None, *, patience: float) -> None:
+        """Hand on one message; only the time that is spent waiting counts."""
         assert self._process is not None
         assert self._process.stdin is not None
-        try:
-            _send(self._process.stdin, said, pixels)
-        except BrokenPipeError:
-            raise BadVideo(f"the process that writes it {_ending(self._process.wait())}; is the disk full?") from None
+        descriptor, until = self._process.stdin.fileno(), time.monotonic() + patience
+        for part in _parts(said, pixels):
+            rest = part
+            while rest:
+                _, ready, _ = select.select([], [descriptor], [], max(0.0, until - time.monotonic()))
+                if not ready:
+                    raise BadVideo(f"a frame of it was not written within {patience:g} s; does the disk answer?")
+                try:
+                    rest = rest[os.write(descriptor, rest) :]
+                except BrokenPipeError:
+                    raise BadVideo(f"the process that writes it {_ending(self._process)}; is the disk full?") from None
 
 
 def _hire(*words: str, pass_fds: list[int] | None = None, cwd: Path | None = None) -> subprocess.Popen[bytes]:
@@ -233,7 +246,7 @@ def _hire(*words: str, pass_fds: list[int] | None = None, cwd: Path | None = Non
         "OPENCV_FFMPEG_CAPTURE_OPTIONS": f"protocol_whitelist;file|format_whitelist;{FORMATS}|threads;1",
     }
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "residual.serve.video", *words],
+        [sys.executable, "-P", "-m", "residual.serve.video", str(os.getpid()), *words],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # what damaged streams make FFmpeg say
@@ -250,10 +263,19 @@ def _bury(process: subprocess.Popen[bytes]) -> None:
         if pipe is not None:
             with contextlib.suppress(OSError):
                 pipe.close()
-    process.wait()
+    _code(process, SILENCE)  # a disk that does not answer holds even the dead
 
 
-def _ending(code: int | None) -> str:
+def _code(process: subprocess.Popen[bytes], patience: float) -> int | None:
+    """With which code the process ended, within so many seconds; None: it did not."""
+    try:
+        return process.wait(timeout=patience)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _ending(process: subprocess.Popen[bytes]) -> str:
+    code = _code(process, 1)
     if code is not None and code < 0:
         return f"was ended by {signal.Signals(-code).name}" if -code in set(signal.Signals) else f"was ended by {-code}"
     return f"ended with code {code}" if code is not None else "fell silent"
@@ -263,14 +285,17 @@ def _ending(code: int | None) -> str:
 
 
 def main() -> None:
-    """read DESCRIPTOR SKIP: frames to standard output; write RATE: frames from standard input to UNFINISHED, here."""
+    """PARENT read DESCRIPTOR SKIP: frames to standard output.  PARENT write RATE: from standard input to UNFINISHED."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asked
+    parent, way, *told = sys.argv[1:]
+    _bound_life(int(parent))
+    _bound_time(4 * SILENCE)
     incoming, outgoing = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # whatever a library prints cannot end up among the frames
-    if sys.argv[1] == "write":
-        sys.exit(_write(incoming, rate=float(sys.argv[2])))
+    if way == "write":
+        sys.exit(_write(incoming, rate=float(told[0])))
     try:
-        _read(outgoing, int(sys.argv[2]), skip=int(sys.argv[3]))
+        _read(outgoing, int(told[0]), skip=int(told[1]))
     except BadVideo as problem:
         _send(outgoing, Said(refused=str(problem)))
     except MemoryError:
@@ -292,7 +317,10 @@ def _read(outgoing: BinaryIO, video: int, *, skip: int) -> None:
         rate, stated = source.get(cv2.CAP_PROP_FPS), source.get(cv2.CAP_PROP_FRAME_COUNT)
         whole = int(stated) if math.isfinite(stated) and 0 < stated < 1 << 31 else 0
         _send(outgoing, Said(rate=rate if math.isfinite(rate) else 0.0, stated=whole))
-        while source.grab():
+        while True:
+            _bound_time(SILENCE)
+            if not source.grab():
+                break
             if skip:
                 skip -= 1
                 continue
@@ -314,6 +342,7 @@ def _write(incoming: BinaryIO, *, rate: float) -> int:
     while (said := _receive(incoming)) is not None and not said.last:
         height, width = said.size
         pixels = np.frombuffer(incoming.read(height * width * 3), np.uint8).reshape(height, width, 3)
+        _bound_time(SILENCE)
         if sink is None:
             sink = cv2.VideoWriter(UNFINISHED, cv2.CAP_FFMPEG, cv2.VideoWriter_fourcc(*"mp4v"), rate, (width, height))
             if not sink.isOpened():
@@ -322,6 +351,7 @@ def _write(incoming: BinaryIO, *, rate: float) -> int:
         count += 1
     if sink is None or said is None:  # whoever sent the frames has gone
         return 1
+    _bound_time(4 * SILENCE)
     sink.release()  # does not tell whether all could be written, so look
     written = cv2.VideoCapture(UNFINISHED, cv2.CAP_FFMPEG)
     return 0 if written.get(cv2.CAP_PROP_FRAME_COUNT) == count else 1
@@ -337,11 +367,17 @@ def _opencv() -> Any:
 
 
 def _send(file: Any, said: Said, pixels: Pixels | None = None) -> None:
-    message = msgspec.msgpack.encode(said)
-    for part in (_LENGTH.pack(len(message)) + message, b"" if pixels is None else pixels.data):
-        rest = memoryview(part).cast("B")
+    for part in _parts(said, pixels):
+        rest = part
         while rest:
             rest = rest[file.write(rest) :]
+
+
+def _parts(said: Said, pixels: Pixels | None) -> list[memoryview]:
+    """What goes through the pipe, byte by byte."""
+    message = msgspec.msgpack.encode(said)
+    parts = [_LENGTH.pack(len(message)) + message] + ([] if pixels is None else [pixels.data])
+    return [memoryview(part).cast("B") for part in parts]
 
 
 def _receive(file: BinaryIO) -> Said | None:
@@ -349,6 +385,24 @@ def _receive(file: BinaryIO) -> Said | None:
     if len(head) < _LENGTH.size:
         return None
     return msgspec.msgpack.decode(file.read(*_LENGTH.unpack(head)), type=Said)
+
+
+def _bound_life(parent: int) -> None:
+    """End with the thread that asked, even if this process hangs or is stopped.
+
+    Elsewhere than on Linux the closed pipe ends it at its next frame, or the processor time that a frame may take.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # a C library without it
+        ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        sys.exit(1)
+
+
+def _bound_time(seconds: float) -> None:
+    # The default action of SIGPROF ends the process, whatever C code it is in.
+    signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
 def _bound_memory() -> None:

@@ -12,9 +12,20 @@ class Budget:
     seconds: that the whole command may take; None: as long as the pace was made for.
     batch: images per iteration.  looks: how often held-out images are looked at while training.
     looked_at: images in each look.  at_the_end: images that are scored or averaged over after the last iteration.
+    guess: how long looking at an image takes, in times of training on it, before one was measured.
     """
 
-    def __init__(self, seconds: float | None, *, batch: int, looks: int, looked_at: int, at_the_end: int) -> None:
+    def __init__(
+        self,
+        seconds: float | None,
+        *,
+        batch: int,
+        looks: int,
+        looked_at: int,
+        at_the_end: int,
+        guess: float = 0.4,
+    ) -> None:
+        self.guess = guess
         self.seconds = seconds
         self.batch, self.looks, self.looked_at, self.at_the_end = batch, looks, looked_at, at_the_end
         self.seconds_per_image = 0.0  # of a look; 0 until one was measured
@@ -27,7 +38,7 @@ class Budget:
 
     def seconds_to_finish(self, progress: float, per_step: float) -> float:
         """What remains to do besides training: the looks, the exact statistics, the evaluations, the files."""
-        per_image = self.seconds_per_image or 0.4 * per_step / self.batch
+        per_image = self.seconds_per_image or self.guess * per_step / self.batch
         looked_at = self.looked_at if self.looks_fit(per_image) else 0
         return per_image * (self.looks * (1 - progress) * looked_at + self.at_the_end)
 

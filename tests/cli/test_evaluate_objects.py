@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from residual.cli.evaluate_objects import aligned, in_words, procedures
+from residual.data import voc
 from residual.data.objects import ObjectImages, from_masks
 from residual.data.open_objects import open_objects
 from residual.data.scenes import draw_scenes
@@ -27,7 +28,7 @@ from residual.detect.proposals import ProposalDescription
 from residual.detect.regions import RegionDescription
 from residual.detect.weights import load, save
 from residual.models.description import Description
-from residual.pipeline import DetectionPlan
+from residual.pipeline import DetectionPlan, read_objects
 from residual.recipes.detection import at_side, modern
 
 TRUNK = Description(block="basic", depths=(1, 1, 1, 1), widths=(4, 6, 8, 10), stem="imagenet", stem_width=4)
@@ -69,14 +70,31 @@ def annotated(folder: Path, **splits: ObjectImages) -> Path:
     return folder
 
 
-def random_run(folder: Path, data: Path, described: Described, *, seed: int = 0) -> Path:
+def devkit(root: Path, **listed: ObjectImages) -> Path:
+    """Drawn images as VOC 2007 with one object each, as PNG, which a name that ends in jpg does not hinder."""
+    folder = root / "VOC2007"
+    for place in ("ImageSets/Main", "JPEGImages", "Annotations"):
+        (folder / place).mkdir(parents=True)
+    thing = "<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+    for split, images in listed.items():
+        for number, pixels in enumerate(images.pixels or ()):
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{split}{number}.jpg", format="png")
+            size = f"<size><width>{pixels.shape[1]}</width><height>{pixels.shape[0]}</height></size>"
+            (folder / "Annotations" / f"{split}{number}.xml").write_text(f"<annotation>{size}{thing}</annotation>")
+        names = "\n".join(f"{split}{number}" for number in range(len(images)))
+        (folder / "ImageSets" / "Main" / f"{split}.txt").write_text(names)
+    return root
+
+
+def random_run(folder: Path, data: Path, described: Described, *, seed: int = 0, lists: str | None = None) -> Path:
     """A run folder as training leaves it, with random weights."""
     torch.manual_seed(seed)
     classes = getattr(described, "classes", CLASSES)
     card = card_of(described, name="small", classes=classes, mean=(0.5,) * 3, std=(0.25,) * 3, procedure=PLAIN)
     recipe = replace(modern(), augmentation=at_side(modern().augmentation, SIDE))
-    plan = DetectionPlan(model="faster_rcnn_small_c4", data=str(data), recipe=recipe, workers=0)
-    fingerprints = {name: images.fingerprint for name, images in open_objects(str(data)).splits().items()}
+    plan = DetectionPlan(model="faster_rcnn_small_c4", data=str(data), lists=lists, recipe=recipe, workers=0)
+    splits = read_objects(plan).splits()
+    fingerprints = {name: images.fingerprint for name, images in splits.items()}
     folder.mkdir()
     told = {"task": "detection", "plan": asdict(plan), "data": {"fingerprints": fingerprints}}
     (folder / "run.json").write_bytes(msgspec.json.encode(told))
@@ -158,6 +176,10 @@ def test_the_protocols_are_the_papers_in_proportion_to_the_detectors_side():
         "shorter side 600 pixels, longer at most 1000; regions at sides 200, 400, 600, 800, 1000; boxes judged again; "
         "boxes vote"
     )
+    assert in_words(asdict(replace(own, side=512, shrink=False, sides=(341, 512)))) == (
+        "shorter side at least 512 pixels, longer at most 1000, nothing else shrunk; regions at sides 341, 512, of larger "
+        "images in proportion"
+    )
 
 
 def test_other_images_may_have_some_of_the_classes_in_another_order_but_no_new_ones():
@@ -207,18 +229,62 @@ def test_images_of_training_are_refused_and_changed_ones_too(
     changed = say("evaluate", own, *QUICK)
     assert (changed.code, "are not those of" in changed.err) == (2, True)
     flattering = say("evaluate", own, "--data", alone, *QUICK)
-    assert (flattering.code, "was trained on, which would flatter it" in flattering.err) == (2, True)
+    assert (flattering.code, "cannot be told, because those in" in flattering.err) == (2, True)
+
+
+def test_images_of_training_are_known_under_other_names(say: Callable[..., Any], run: Path, data: Path, tmp_path: Path):
+    renamed = annotated(tmp_path / "renamed", train=draw_scenes(2, size=64, start=20), val=draw_scenes(6, size=64))
+    said = say("evaluate", run, "--data", renamed, *QUICK)
+    reason = f"6 of the 6 images to measure on in {renamed} are images that {run} was trained on"
+    assert (said.code, reason in said.err) == (2, True)
+    one = annotated(tmp_path / "one", train=draw_scenes(2, size=64, start=20), val=draw_scenes(4, size=64, start=5))
+    said = say("evaluate", run, "--data", one, *QUICK)
+    assert (said.code, "1 of the 4 images" in said.err, "such as val0.png" in said.err) == (2, True, True)
+    others = annotated(tmp_path / "new", train=draw_scenes(6, size=64), val=draw_scenes(4, size=64, start=11))
+    assert say("evaluate", run, "--data", others, *QUICK).code == 0, "what is not measured on does not matter"
+
+
+def test_images_of_training_are_known_where_its_data_is_gone(say: Callable[..., Any], tmp_path: Path):
+    train = draw_scenes(6, size=64)
+    toys = annotated(tmp_path / "toys", train=train, val=draw_scenes(5, size=64, start=6))
+    run = random_run(tmp_path / "run", toys, DetectorDescription(**SMALL))
+    marks = open_objects(str(toys)).train.marks
+    old = annotated(tmp_path / "old", train=draw_scenes(2, size=64, start=20), val=train)
+    new = annotated(tmp_path / "new", train=draw_scenes(2, size=64, start=20), val=draw_scenes(3, size=64, start=11))
+    toys.rename(tmp_path / "elsewhere")
+    for images in (old, new):
+        unknown = say("evaluate", run, "--data", images, *QUICK)
+        assert (unknown.code, "there is no" in unknown.err, "cannot be told" in unknown.err) == (2, True, True)
+    told = json.loads((run / "run.json").read_text())
+    told["data"]["train_images"] = "".join(sorted(marks))
+    (run / "run.json").write_text(json.dumps(told))
+    seen = say("evaluate", run, "--data", old, *QUICK)
+    assert (seen.code, "6 of the 6 images" in seen.err) == (2, True)
+    assert say("evaluate", run, "--data", new, *QUICK).code == 0
+
+
+def test_test_images_of_voc_that_were_trained_on_are_refused(say: Callable[..., Any], tmp_path: Path):
+    kit = devkit(tmp_path / "kit", trainval=draw_scenes(4, size=64), test=draw_scenes(3, size=64, start=4))
+    described = DetectorDescription(**SMALL | {"classes": voc.CLASSES})
+    both, honest = (random_run(tmp_path / lists, kit, described, lists=lists) for lists in ("07+07:test", "07"))
+    refused = say("evaluate", both, "--data", kit / "VOC2007", *QUICK)
+    assert (refused.code, "was trained on, which would flatter it" in refused.err) == (2, True)
+    assert say("evaluate", honest, "--data", kit / "VOC2007", *QUICK).code == 0
 
 
 def test_an_ensemble_is_of_detectors_that_know_the_same_and_saw_none_of_the_images(
-    say: Callable[..., Any], run: Path, tmp_path: Path
+    say: Callable[..., Any], run: Path, data: Path, tmp_path: Path
 ):
     elsewhere = annotated(tmp_path / "swapped", train=draw_scenes(5, size=64, start=6), val=draw_scenes(6, size=64))
-    names = json.loads((elsewhere / "annotations" / "instances_train.json").read_text())
-    assert len(names["images"]) == 5
     other = random_run(tmp_path / "other", elsewhere, DetectorDescription(**SMALL | {"classes": CLASSES[::-1]}))
     said = say("evaluate", run, "--ensemble", other, *QUICK)
     assert (said.code, "are not those of small: their order" in said.err) == (2, True)
+    saw = random_run(tmp_path / "saw", elsewhere, DetectorDescription(**SMALL))
+    said = say("evaluate", run, "--ensemble", saw, *QUICK)
+    assert (said.code, f"5 of the 5 images to measure on in {data} are images that {saw}" in said.err) == (2, True)
+    apart = annotated(tmp_path / "apart", train=draw_scenes(5, size=64, start=30), val=draw_scenes(6, size=64))
+    stranger = random_run(tmp_path / "stranger", apart, DetectorDescription(**SMALL))
+    assert say("evaluate", run, "--ensemble", stranger, *QUICK).code == 0
     twice = say("evaluate", run, "--ensemble", run, *QUICK)
     assert (twice.code, twice.out.startswith("ensemble: mAP@.5")) == (0, True)
 

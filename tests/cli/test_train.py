@@ -151,6 +151,7 @@ def test_a_detector_is_trained_by_the_same_command(say: Callable[..., Any], monk
         (("--model", "faster_rcnn_resnet50", "--data", "scenes"), "faster_rcnn_resnet50_c4"),
         (("--model", "faster_rcnn_small_c4", "--data", "scenes", "--recipe", "wide"), "for detectors"),
         (("--model", "faster_rcnn_small_c4", "--data", "scenes", "--accumulate", "2"), "--accumulate is not for"),
+        (("--model", "faster_rcnn_small_c4", "--data", "cifar10"), "no boxes"),
         (("--model", "resnet20", "--data", "digits", "--trunk", "runs/x"), "--trunk is not for a classifier"),
         (("--model", "resnet20", "--data", "digits", "--lists", "07+12"), "--lists is not for a classifier"),
     ],
@@ -159,3 +160,8 @@ def test_what_is_not_for_this_kind_of_network_is_refused(say: Callable[..., Any]
     said = say("train", *options)
     assert (said.code, words in said.err) == (2, True), said.err
     assert not Path("runs").exists()
+
+
+def test_a_classifier_is_not_trained_on_boxes(say: Callable[..., Any], shared_data: Path):
+    said = say("train", "--model", "resnet18", "--data", shared_data / "voc_small")
+    assert (said.code, "--model faster_rcnn_resnet50_c4" in said.err) == (2, True), said.err

@@ -3,14 +3,17 @@
 import json
 import shutil
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
 from residual.data import kept, loader
 from residual.data import open_objects as door
 from residual.data.load_objects import pictures
+from residual.data.objects import joined
 from residual.data.open_objects import has_objects, hold_out, open_objects, to_evaluate
 
 Draw = Callable[..., Path]
@@ -176,9 +179,52 @@ def test_of_many_images_it_is_kept_which_are_good(tmp_path: Path, draw: Draw, mo
     monkeypatch.setattr(loader.Pool, "decode", lambda *_, **__: pytest.fail("decoded again"))
     again = open_objects(str(tmp_path))
     assert (again.problems, again.train.names) == (first.problems, first.train.names)
+    assert (again.train.fingerprint, again.train.marks) == (first.train.fingerprint, first.train.marks)
     monkeypatch.setattr(loader.Pool, "decode", real)
     draw(bad, size=(50, 40))
     assert not open_objects(str(tmp_path)).problems
+
+
+def test_other_pixels_under_the_same_names_are_another_set(tmp_path: Path, draw: Draw):
+    coco(tmp_path, draw, "all.json", 6)
+    before = open_objects(str(tmp_path))
+    changed = tmp_path / "images" / before.train.names[2]
+    with Image.open(changed) as image:
+        ImageOps.invert(image).save(changed)
+    after = open_objects(str(tmp_path))
+    assert after.train.names == before.train.names
+    assert after.train.fingerprint != before.train.fingerprint
+    assert [one == other for one, other in zip(before.train.marks, after.train.marks, strict=True)].count(False) == 1
+    assert after.validation.fingerprint == before.validation.fingerprint
+
+
+def test_an_image_is_known_under_any_name_in_any_part(tmp_path: Path, draw: Draw):
+    coco(tmp_path, draw, "all.json", 6)
+    data = open_objects(str(tmp_path))
+    assert data.train.marks[1] == sha256((tmp_path / "images" / data.train.names[1]).read_bytes()).hexdigest()[:12]
+    whole = joined(data.train, data.validation)
+    known = dict(zip(whole.names, whole.marks, strict=True))
+    for images in (data.train, data.validation, whole.select([4, 0])):
+        assert images.marks == tuple(known[name] for name in images.names)
+    for name in whole.names:
+        (tmp_path / "images" / name).rename(tmp_path / "images" / f"other-{name}")
+    path = tmp_path / "annotations" / "all.json"
+    path.write_text(path.read_text().replace("all", "other-all"))
+    renamed = open_objects(str(tmp_path))
+    assert {*renamed.train.marks, *renamed.validation.marks} == set(known.values())
+
+
+@pytest.mark.parametrize("kind", ["scenes", "shapes"])
+def test_no_scene_of_a_counted_set_is_drawn_for_a_seed(monkeypatch: pytest.MonkeyPatch, kind: str):
+    monkeypatch.setattr(door, "SCENES", {"train": 30, "validation": 3, "test": 3})
+    counted = [open_objects(f"{kind}:12", size=32, seed=seed) for seed in (0, 7)]
+    assert counted[0].train.marks == counted[1].train.marks
+    assert counted[0].origin == "drawn scenes, the same for every seed"
+    known = {mark for images in counted[0].splits().values() for mark in images.marks}
+    assert len(known) == 12 + 4 + 4
+    for seed in (0, 1):
+        drawn = open_objects(kind, size=32, seed=seed)
+        assert known.isdisjoint(mark for images in drawn.splits().values() for mark in images.marks)
 
 
 def test_what_is_held_out_depends_on_names_and_seed_alone(tmp_path: Path, draw: Draw):

@@ -25,3 +25,10 @@ def test_the_fingerprint_is_that_of_what_is_seen():
     others = [draw_scenes(3, size=64, seed=1), draw_scenes(3, size=64, start=1), found.select([0, 1])]
     assert len({found.fingerprint, *(other.fingerprint for other in others)}) == 4
     assert found.select([2, 0, 1]).select([1, 2, 0]).fingerprint == found.fingerprint
+
+
+def test_a_scene_is_known_in_another_set_by_its_pixels():
+    first, second = draw_scenes(4, size=32), draw_scenes(4, size=32, start=2)
+    assert first.marks[2:] == second.marks[:2]
+    assert len({*first.marks, *second.marks}) == 6
+    assert set(first.marks).isdisjoint(draw_scenes(4, size=32, seed=1).marks)

@@ -1,10 +1,12 @@
 """Detectors by name: the paper's settings, whatever trunk they stand on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from residual.detect.card import card_of, from_json, to_json
-from residual.detect.catalog import NAMES, describe_detector, is_detector, named
+from residual.detect.catalog import NAMES, describe_detector, named
 from residual.detect.detector import network
 from residual.detect.procedure import Procedure
 from residual.models.catalog import describe
@@ -84,6 +86,20 @@ def test_a_name_that_says_too_little_or_too_much_is_refused_with_the_right_one(n
         named(name)
 
 
-def test_a_classifiers_name_is_no_detectors():
-    assert not any(map(is_detector, ("resnet50", "wide_resnet50_2", "preresnet110", "plain20")))
-    assert all(map(is_detector, NAMES))
+@pytest.mark.parametrize("name", ["resnet50", "wide_resnet50_2", "preresnet110", "plain20"])
+def test_a_classifiers_name_is_no_detectors(name):
+    with pytest.raises(ValueError, match="no detector is called"):
+        named(name)
+
+
+def test_a_trained_small_trunk_carries_what_was_made_for_it():
+    trained = replace(named("faster_rcnn_small_c4").trunk, classes=7, image=64)
+    assert describe_detector("faster_rcnn_small_c4", CLASSES, trunk=trained).proposals.width == 64
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+def test_a_localizer_has_the_norm_that_was_asked_for(norm):
+    with torch.device("meta"):
+        net = network(describe_detector("localizer_small", CLASSES, norm=norm))
+    kinds = {type(module).__name__ for module in net.modules() if "Norm" in type(module).__name__}
+    assert kinds == {"BatchNorm2d" if norm == "batch" else "GroupNorm"}

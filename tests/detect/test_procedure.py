@@ -131,6 +131,27 @@ def test_what_is_not_to_be_shrunk_is_looked_at_as_it_is(make):
     assert told(detect([net], image(100, 400), kept)) == told(detect([net], image(100, 400), SMALL))  # longest
 
 
+def test_scales_go_with_an_image_that_is_not_shrunk(make):
+    net, kept = some(make), replace(SMALL, shrink=False, longest=1000, widest=1000)
+    several = replace(kept, sides=(32, 64, 128))
+    assert several.sides_of(60, 90) == (32, 64, 128)  # a smaller one is brought to 64
+    assert several.sides_of(128, 200) == (64, 128, 256)
+    assert replace(several, shrink=True).sides_of(128, 200) == (32, 64, 128)
+    large = image(90, 130)
+    one_scale = replace(kept, sides=(64,))  # of the image itself: the size at which regions were proposed
+    assert told(detect([net], large, one_scale)) == told(detect([net], large, kept))
+    own = replace(several, side=90, sides=(45, 90, 180))
+    assert told(detect([net], large, several)) == told(detect([net], large, own))
+
+
+def test_sides_that_no_image_has_are_refused():
+    for wrong in ({"side": 10**9}, {"sides": (64, 10**9)}, {"longest": 10**9}, {"widest": 10**9}):
+        with pytest.raises(ValueError, match="at most"):
+            Procedure(**wrong)
+    with pytest.raises(ValueError, match="20 scales at most"):
+        Procedure(sides=tuple(range(1, 22)))
+
+
 def told(found) -> list:
     return [found.boxes.tolist(), found.labels.tolist(), found.scores.tolist()]
 

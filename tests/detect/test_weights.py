@@ -1,5 +1,6 @@
 """A detector's file can be used by whoever has it, and by nobody who has something else."""
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -130,6 +131,36 @@ def test_a_card_that_cannot_be_is_refused(change, words):
     assert change in text
     with pytest.raises(ValueError):
         from_json(text.replace(change, words, 1))
+
+
+GIANTS = {
+    "blocks": ("faster_rcnn_small_c4", '"depths":[2,2]', '"depths":[3000000,2]', "3,000,002 blocks"),
+    "one stage": ("faster_rcnn_small_c4", '"depths":[2,2],"dims', '"depths":[2],"dims', "depths"),
+    "widths": ("faster_rcnn_small_c4", '"widths":[64,128]', '"widths":[64,99999999999]', "widths"),
+    "dims": ("faster_rcnn_small_c4", '"dims":2', '"dims":3', "pictures"),
+    "anchors": ("faster_rcnn_small_c4", '"shapes":[1.0]', f'"shapes":{[1.0] * 999}', "anchors"),
+    "the cut": ("faster_rcnn_small_c4", '"pooled":8', '"pooled":9999', r"regions\.pooled"),
+    "proposals": ("faster_rcnn_small_c4", '"after":[100,100]', '"after":[100,1000000000]', r"proposals\.after"),
+    "convolutions": ("mask_rcnn_small_fpn", '"convs":2', '"convs":3000000', r"masks\.convs"),
+    "neurons": ("mask_rcnn_small_fpn", '"hidden":256', '"hidden":1000000000000', r"pyramid\.hidden"),
+    "the warped": ("mnc_small", '"warped":16', '"warped":8000', "warped"),
+    "a mask": ("mnc_small", '"mask":15', '"mask":15000', "mask"),
+    "no side": ("mnc_small", '"pooled":8,', '"pooled":0,', "cannot be read"),
+    "the cut out": ("localizer_small", '"side":24', '"side":24000', "side"),
+    "the image": ("faster_rcnn_small_c4", '"side":48', '"side":1000000000', "at most"),
+}
+
+
+@pytest.mark.parametrize("name, change, words, said", GIANTS.values(), ids=GIANTS)
+def test_a_card_of_what_nobody_can_build_is_refused_at_once(tmp_path, name, change, words, said):
+    text = to_json(made(name).card)
+    assert change in text
+    path = tmp_path / "giant.safetensors"
+    safetensors.torch.save_file({"x": torch.zeros(1)}, path, {weights.KEY: text.replace(change, words)})
+    begun = time.process_time()
+    with pytest.raises(ValueError, match=rf"giant\.safetensors.*{said}"):
+        weights.load(path)
+    assert time.process_time() - begun < 1
 
 
 def test_a_card_describes_one_network():

@@ -11,11 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from residual import pipeline
 from residual.data import open_objects
+from residual.data.objects import objects
+from residual.data.scenes import draw_scenes
 from residual.detect import weights
 from residual.detect.detector import Detector
+from residual.detect.evaluation import evaluate_detector
 from residual.events import Finished, Measured, Progress
 from residual.models.resnet import ResNet
 from residual.pipeline import DetectionPlan, Diverged, Stop, classification, detection
@@ -142,6 +146,11 @@ def test_a_trained_trunk_is_taken_over_frozen_with_what_it_expects_of_an_image(t
     x = torch.rand(1, 3, 32, 32)
     stem = net.stem(x)
     assert torch.allclose(detector.net.shared.stem(x), stem, atol=1e-6)  # not trained, statistics as they were
+    statistics = {name: value for name, value in net.state_dict().items() if "running" in name or ".norm" in name}
+    kept = list(detector.net.state_dict().values())
+    for name, value in statistics.items():  # of all stages, those that regions go through as well
+        if value.is_floating_point():
+            assert any(value.shape == other.shape and torch.equal(value, other) for other in kept), name
     assert isinstance(events[-1], Finished)
 
 
@@ -203,6 +212,43 @@ def test_another_run_of_the_folder_goes_on_neither_with_other_data_nor_other_set
     monkeypatch.setattr(open_objects, "SCENES", {"train": 13, "validation": 4, "test": 5})
     with pytest.raises(ValueError, match="train images in scenes are not those"):
         list(pipeline.resume(run))
+    monkeypatch.undo()
+    monkeypatch.setattr(open_objects, "SCENES", {"train": 12, "validation": 4, "test": 5})
+    begun = (run / "run.json").read_bytes()
+    for name, value in {"batch": 3, "clip": 0.5, "flip": False}.items():
+        told = json.loads(begun)
+        part = told["plan"]["recipe"]["augmentation"] if name == "flip" else told["plan"]["recipe"]
+        assert part[name] != value
+        part[name] = value
+        (run / "run.json").write_text(json.dumps(told))
+        with pytest.raises(ValueError, match="belongs to another run: model, recipe, seed or data differ"):
+            list(pipeline.resume(run))
+    (run / "run.json").write_bytes(begun)
+    assert isinstance(list(pipeline.resume(run))[-1], Finished)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_does_not_go_on_with_other_pixels_under_the_same_names(tmp_path, split):
+    drawn = {"train": draw_scenes(8, size=48, most=1), "val": draw_scenes(4, size=48, start=8, most=1)}
+    for part, images in drawn.items():
+        for kind in ("images", "labels"):
+            (tmp_path / "data" / kind / part).mkdir(parents=True)
+        for number, pixels in enumerate(images.pixels):
+            Image.fromarray(pixels).save(tmp_path / "data" / "images" / part / f"{number}.png")
+            (tmp_path / "data" / "labels" / part / f"{number}.txt").write_text("0 .5 .5 .4 .4")
+    (tmp_path / "data" / "data.yaml").write_text("names: [thing]\ntrain: images/train\nval: images/val\n")
+    run, stop, asked = tmp_path / "run", Stop(), plan(data=str(tmp_path / "data"))
+    cut_off(pipeline.train(asked, run, stop=stop), stop, 3)
+    before = {path: path.read_bytes() for path in (tmp_path / "data" / "images" / split).iterdir()}
+    rng = np.random.default_rng(0)
+    for path in before:
+        Image.fromarray(rng.integers(0, 256, (48, 48, 3), np.uint8)).save(path)
+    named = {"train": "train", "val": "validation"}[split]
+    with pytest.raises(ValueError, match=f"the {named} images in .* are not those that .* began with"):
+        list(pipeline.resume(run))
+    for path, content in before.items():
+        path.write_bytes(content)
+    assert isinstance(list(pipeline.resume(run))[-1], Finished)
 
 
 def test_bad_numbers_end_the_run_with_the_names_of_its_images(tmp_path):
@@ -216,19 +262,6 @@ def test_a_budget_ends_it_annealed(tmp_path):
     assert isinstance(finished, Finished)
     rates = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["rate"] for line in rates if "rate" in line][-1] < 0.01
-
-
-def test_objects_set_aside_are_not_learned(monkeypatch, tmp_path):
-    """A difficult object costs nothing: the same losses come whether it is there or not."""
-    honest = open_objects.draw_scenes
-
-    def with_difficult(*arguments, **named):
-        images = honest(*arguments, **named)
-        first = replace(images.objects[0], aside=np.ones_like(images.objects[0].aside))
-        return replace(images, objects=(first, *images.objects[1:]))
-
-    monkeypatch.setattr(open_objects, "draw_scenes", with_difficult)
-    assert isinstance(list(pipeline.train(plan(), tmp_path / "run"))[-1], Finished)
 
 
 def test_the_run_of_a_detector_is_told_from_a_classifiers(tmp_path):
@@ -296,3 +329,57 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_weights(tmp_path, model):
     one, other = (weights.load(folder).state_dict() for folder in (tmp_path / "whole", run))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 12
+
+
+@pytest.mark.parametrize("model", ["mask_rcnn_small_c4"])
+def test_it_learns_what_it_is_shown(tmp_path, monkeypatch, model):
+    """Eight scenes by heart; how well unseen ones are found is in results/detection."""
+    monkeypatch.setattr(open_objects, "SCENES", {"train": 8, "validation": 1, "test": 1})
+    learned = detection_recipe("modern", model)
+    seen = replace(at_side(learned.augmentation, 48), flip=False)
+    asked = plan(model, recipe=replace(learned, iterations=150, batch=8, augmentation=seen), looks=1)
+    list(pipeline.train(asked, tmp_path / "run"))
+    found = evaluate_detector(weights.load(tmp_path / "run"), draw_scenes(8, size=48), split="train")
+    assert found["map50"] > 80
+    assert found["coco_masks"]["AP50"] > 70
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_held_out_images_without_objects_are_refused_before_anything_is_trained(tmp_path, monkeypatch, split):
+    honest = open_objects.draw_scenes
+    counts = {"validation": 4, "test": 5}
+
+    def emptied(count, **named):
+        images = honest(count, **named)
+        if count != counts[split]:
+            return images
+        return replace(images, objects=tuple(objects([], []) for _ in images.objects))
+
+    monkeypatch.setattr(open_objects, "draw_scenes", emptied)
+    with pytest.raises(ValueError, match=f"the {split} images have no object"):
+        list(pipeline.train(plan("faster_rcnn_small_c4"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_localizer_refuses_images_of_several_classes_before_anything_is_trained(tmp_path):
+    with pytest.raises(ValueError, match="images of one class each"):
+        list(pipeline.train(plan("localizer_small", data="scenes"), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("share, held", [(0.0, None), (0.25, 3)])
+def test_the_recipe_says_how_many_images_are_held_out_of_data_without_a_split(monkeypatch, share, held):
+    whole = draw_scenes(12, size=48)
+    monkeypatch.setattr(open_objects, "_read", lambda *arguments, **named: {"train": whole})
+    data = detection.read_objects(plan(recipe=recipe(validation=share)))
+    assert (len(data.train), data.validation and len(data.validation)) == (12 - (held or 0), held)
+
+
+def test_weights_are_kept_even_where_the_evaluation_fails(tmp_path, monkeypatch):
+    def broken(*arguments, **named):
+        raise RuntimeError("the disk of the images is gone")
+
+    monkeypatch.setattr(detection, "evaluate_detector", broken)
+    with pytest.raises(RuntimeError, match="is gone"):
+        list(pipeline.train(plan(recipe=recipe(iterations=1)), tmp_path / "run"))
+    assert weights.holds_detector(tmp_path / "run")

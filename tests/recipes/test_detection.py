@@ -22,7 +22,7 @@ def test_cocos_is_the_papers():
     coco = RECIPES["coco"]()
     assert coco.length(1) == 320_000
     assert [coco.schedule.at(step / 320_000) for step in (239_999, 240_000)] == pytest.approx([1e-3, 1e-4])
-    assert (coco.batch, len(coco.anchors)) == (8, 4)
+    assert (coco.batch, len(coco.anchors), coco.validation) == (8, 4, 0)
 
 
 def test_the_cascades_is_its_authors():
@@ -59,7 +59,7 @@ def test_passes_are_counted_in_images():
         ({"iterations": 5}, "iterations or epochs"),
         ({"batch": 0}, "at least 1 image"),
         ({"anchors": ()}, "anchors"),
-        ({"validation": 0.0}, "validation"),
+        ({"validation": 1.0}, "validation"),
         ({"clip": 0.0}, "clip"),
         ({"average": 1.0}, "average"),
         ({"in_turn": True}, "average=None"),

@@ -166,8 +166,24 @@ def test_coco_is_told_for_boxes_and_masks_and_its_absence_is_explained(
     assert "Number Boxes Masks AP average precision, mean over overlaps of .5 to .95 41.3 37.1" in words
     assert "AP small objects below 32 × 32 pixels – –" in words
     assert "COCO, masks overlaps .5 to .95 37.1 %" in words
+    assert "boxes of a class an image 41.3 %" not in words
+    assert "where COCO counts" not in words
     words = read_page(write(make_detector(many_classes(3)))).words
     assert "COCO's numbers are not there: the extra `detect` is not installed" in words
+
+
+def test_coco_numbers_of_more_boxes_than_cocos_are_named_so(
+    make_detector: Make, measured: dict[str, Any], read_page: Read
+):
+    numbers = {"coco": {"AP": 41.26, "AR 100": 52.5}, "coco_masks": {"AP": 37.14, "AR 100": 48.0}}
+    words = read_page(write(make_detector(measured | numbers | {"coco_most": 100}))).words
+    assert "AR 100 recall, 100 boxes of a class an image 52.5 48.0" in words
+    words = read_page(write(make_detector(measured | numbers | {"coco_most": 400}))).words
+    assert "AR 400 recall, 400 boxes of a class an image 52.5 48.0" in words
+    assert "AR 100" not in words
+    assert "COCO, boxes overlaps .5 to .95, 400 boxes of a class an image 41.3 %" in words
+    assert "COCO, masks overlaps .5 to .95, 400 boxes of a class an image 37.1 %" in words
+    assert "of the 400 surest boxes of a class on an image, where COCO counts 100" in words
 
 
 def test_the_parts_of_the_loss_are_drawn(make_detector: Make, trained: Make, measured: dict[str, Any]):
@@ -314,3 +330,12 @@ def test_the_procedure_is_told_in_words():
     assert "judged once more" in improved
     assert "overlap it by 0.5 or more vote" in improved
     assert procedure_in_words({"side": "wide"}) == []
+
+
+def test_what_is_not_shrunk_is_not_said_to_be():
+    kept = Procedure(side=512, longest=4000, shrink=False)
+    words = " ".join(procedure_in_words(asdict(kept)))
+    assert "enlarged to a shorter side of 512 pixels if it is smaller; a larger one stays as it is, unless its" in words
+    assert "brought to" not in words
+    words = " ".join(procedure_in_words(asdict(kept) | {"sides": [341, 512]}))
+    assert "shorter sides of 341, 512 pixels, in proportion more where the image is larger, its longer side at" in words

@@ -54,10 +54,13 @@ def test_plain_numbers_are_those_of_the_evaluation(runs):
     of_class = {row["class"]: row["voc07"] for row in found["per_class"]}
     known = next(name for name, value in of_class.items() if value is not None)
     assert precision(voc07_of(known))(runs[:1]) == of_class[known]
-    unknown = next((name for name, value in of_class.items() if value is None), None)
-    if unknown is not None:
-        with pytest.raises(ValueError, match="no object that this number is of"):
-            precision(voc07_of(unknown))(runs[:1])
+    assert precision(voc07_of("no class of theirs"))(runs[:1]) == found["voc07"]
+
+
+def test_a_class_without_an_object_has_no_number(runs):
+    nowhere = next(row["class"] for row in told(runs[0])["per_class"] if row["voc07"] is None)
+    with pytest.raises(ValueError, match="no object that this number is of"):
+        precision(voc07_of(nowhere))(runs[:1])
 
 
 def test_cocos_numbers_are_those_of_the_evaluation_or_their_lack_is_told(runs):

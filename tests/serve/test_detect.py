@@ -251,3 +251,13 @@ def test_a_folder_without_images_is_refused(tmp_path: Path):
 def test_the_improved_procedure_is_table_9s_at_the_papers_size():
     assert improved(Procedure()) == IMPROVED
     assert improved(Procedure(side=96, longest=160)).sides == (32, 64, 96, 128, 160)
+
+
+def test_the_improved_procedure_of_images_that_are_not_shrunk_goes_with_them():
+    windows = improved(Procedure(side=512, longest=4000, shrink=False))
+    assert windows.sides_of(512, 700) == (171, 341, 512, 683, 853)
+    height = 1040
+    assert windows.side_of(height, 1388) == height
+    for side, papers in zip(windows.sides_of(height, 1388), IMPROVED.sides, strict=True):
+        assert side / height == pytest.approx(papers / IMPROVED.side, abs=2e-3)
+    assert improved(Procedure(side=2048, longest=16_000)).widest == 16_384

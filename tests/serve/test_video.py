@@ -3,6 +3,9 @@
 import os
 import signal
 import struct
+import subprocess
+import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -148,13 +151,77 @@ def test_a_process_that_hangs_or_dies_is_told_with_its_frame(film: Path):
 def _drained(reader: Reader) -> None:
     """Take what the process had put into the pipe before it stopped: at most one frame, which begins a message."""
     import select
-    import time
 
     time.sleep(0.2)
     assert reader._process.stdout is not None
     while select.select([reader._process.stdout], [], [], 0)[0]:
         if not os.read(reader._process.stdout.fileno(), 1 << 16):
             return
+
+
+HANGS = """
+import sys, types
+from residual.serve import video
+video.SILENCE = 0.1
+video._opencv = lambda: types.SimpleNamespace(
+    VideoCapture=lambda *told: types.SimpleNamespace(isOpened=lambda: sum(iter(int, 1))), CAP_FFMPEG=0, error=KeyError
+)
+sys.argv[1:] = [str(video.os.getppid()), "read", "0", "0"]
+video.main()
+"""
+
+
+def test_a_decoder_that_computes_for_ever_is_ended_though_nobody_waits():
+    ended = subprocess.run([sys.executable, "-c", HANGS], stdin=subprocess.DEVNULL, timeout=60)
+    assert ended.returncode == -signal.SIGPROF
+
+
+ASKS = """
+import os, signal, sys, time
+from residual.serve.video import Reader
+reader = Reader(sys.argv[1])
+next(iter(reader))
+reader._process.send_signal(signal.SIGSTOP)
+print(reader._process.pid, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+def test_a_stopped_decoder_ends_with_the_process_that_asked(film: Path):
+    with subprocess.Popen([sys.executable, "-c", ASKS, str(film)], stdout=subprocess.PIPE) as asker:
+        assert asker.stdout is not None
+        decoder = int(asker.stdout.readline())
+        assert _alive(decoder)
+        asker.kill()
+    until = time.monotonic() + 10
+    while _alive(decoder) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not _alive(decoder)
+
+
+def _alive(process: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def test_a_writing_process_that_hangs_is_told_while_frames_come_and_at_the_end(moving: ModuleType, tmp_path: Path):
+    with pytest.raises(BadVideo, match=r"not written within 0\.3 s"):  # noqa: PT012, SIM117 - where it hangs is the point
+        with Writer(tmp_path / "y.mp4", rate=30) as writer:
+            writer.write(moving.frame(0))
+            writer.silence = 0.3
+            assert writer._process is not None
+            writer._process.send_signal(signal.SIGSTOP)
+            while True:
+                writer.write(moving.frame(1))
+    with pytest.raises(BadVideo, match="fell silent"):  # noqa: PT012, SIM117
+        with Writer(tmp_path / "y.mp4", rate=30) as writer:
+            writer.write(moving.frame(0))
+            writer.silence = 0.3
+            assert writer._process is not None
+            writer._process.send_signal(signal.SIGSTOP)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_process_has_a_bound_on_memory(film: Path):
