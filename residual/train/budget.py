@@ -37,10 +37,14 @@ class Budget:
         return self.seconds is None or self.looks * self.looked_at * per_image < 0.1 * self.seconds
 
     def seconds_to_finish(self, progress: float, per_step: float) -> float:
-        """What remains to do besides training: the looks, the exact statistics, the evaluations, the files."""
+        """What remains to do besides training: the looks, the exact statistics, the evaluations, the files.
+
+        At most half of the time: where measuring takes longer than that, the run ends late rather than untrained.
+        """
         per_image = self.seconds_per_image or self.guess * per_step / self.batch
         looked_at = self.looked_at if self.looks_fit(per_image) else 0
-        return per_image * (self.looks * (1 - progress) * looked_at + self.at_the_end)
+        found = per_image * (self.looks * (1 - progress) * looked_at + self.at_the_end)
+        return found if self.seconds is None else min(found, 0.5 * self.seconds)
 
     def seconds_left(self, pace: Pace, step: int, per_step: float, spent: float) -> float:
         """Until the run is complete: what the pace takes, or what is left of the time that the pace is made for."""

@@ -177,8 +177,8 @@ def test_the_protocols_are_the_papers_in_proportion_to_the_detectors_side():
         "boxes vote"
     )
     assert in_words(asdict(replace(own, side=512, shrink=False, sides=(341, 512)))) == (
-        "shorter side at least 512 pixels, longer at most 1000, nothing else shrunk; regions at sides 341, 512, of larger "
-        "images in proportion"
+        "shorter side at least 512 pixels, longer at most 1000, nothing else shrunk; regions at sides 341, 512, of "
+        "larger images in proportion"
     )
 
 

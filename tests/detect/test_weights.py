@@ -135,7 +135,7 @@ def test_a_card_that_cannot_be_is_refused(change, words):
 
 GIANTS = {
     "blocks": ("faster_rcnn_small_c4", '"depths":[2,2]', '"depths":[3000000,2]', "3,000,002 blocks"),
-    "one stage": ("faster_rcnn_small_c4", '"depths":[2,2],"dims', '"depths":[2],"dims', "depths"),
+    "one stage": ("faster_rcnn_small_c4", '"depths":[2,2],"widths":[64,128]', '"depths":[2],"widths":[64]', "1 stages"),
     "widths": ("faster_rcnn_small_c4", '"widths":[64,128]', '"widths":[64,99999999999]', "widths"),
     "dims": ("faster_rcnn_small_c4", '"dims":2', '"dims":3', "pictures"),
     "anchors": ("faster_rcnn_small_c4", '"shapes":[1.0]', f'"shapes":{[1.0] * 999}', "anchors"),

@@ -85,3 +85,13 @@ def test_the_time_left_is_that_of_the_iterations_looks_and_end():
     assert limit.seconds_left(pace, 500, 0.1, spent=7.0) == pytest.approx(500 * 0.1 + 0.01 * (10 * 100 + 500))
     assert budget(60).seconds_left(pace, 500, 0.1, spent=7.0) == 53
     assert budget(60).seconds_left(pace, 500, 0.1, spent=70.0) == 0
+
+
+def test_measuring_never_takes_more_than_half_of_what_was_to_be_trained_in():
+    """A detector that is slow to measure is trained all the same; the run then ends late."""
+    limit = budget(100.0, at_the_end=10_000, looked_at=100)
+    limit.seconds_per_image = 1.0
+    assert limit.seconds_to_finish(0.0, per_step=1.0) == 50.0
+    assert budget(None, at_the_end=100).seconds_to_finish(0.0, per_step=10.0) == pytest.approx(0.4 * 100)
+    slow = Budget(None, batch=10, looks=1, looked_at=0, at_the_end=100, guess=3.0)
+    assert slow.seconds_to_finish(0.0, per_step=10.0) == pytest.approx(3.0 * 100)
