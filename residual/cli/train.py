@@ -143,7 +143,7 @@ def train(
             plan: DetectionPlan | Plan = _detection_plan(asked, recipe or "modern", epochs, tensorboard=tensorboard)
         else:
             _refuse_for(model, "a classifier", {"--trunk": trunk, "--lists": lists})
-            _refuse_objects(data)
+            _refuse_objects(str(asked["data"]))
             plan = _plan(asked, recipe or "modern", epochs, accumulate, download=download, tensorboard=tensorboard)
         events = pipeline.train(plan, folder, stop=stop)
     if not watch(events, folder, stop=stop, as_json=as_json) and stop.signal:

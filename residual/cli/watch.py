@@ -157,7 +157,9 @@ def _headline(found: dict[str, Any]) -> str:
     """What is told first of an evaluation."""
     if "map50" in found:
         masks = found.get("coco_masks") or {}
-        return f"mAP@.5 {found['map50']:.2f} %" + (f", of masks {masks['AP50']:.2f} %" if masks.get("AP50") is not None else "")
+        return f"mAP@.5 {found['map50']:.2f} %" + (
+            f", of masks {masks['AP50']:.2f} %" if masks.get("AP50") is not None else ""
+        )
     if "given_class_error" in found:
         return f"localization error {found['given_class_error']:.2f} %, the class given"
     return f"error {found['top1_error']:.2f} %"

@@ -191,7 +191,8 @@ def decoded(images: ObjectImages, indices: Iterator[int], pool: Pool) -> Iterato
     def files() -> Iterator[File]:
         for index in indices:
             asked.append(index)
-            yield File(name=images.names[index], path=os.fsencode(images.paths[index]))
+            digest = images.digests[index] if images.digests else None
+            yield File(name=images.names[index], path=os.fsencode(images.paths[index]), digest=digest)
 
     window = 2 * CHUNK * max(1, pool.workers)
     for result in pool.decode(files(), View(strips=True), window=window):

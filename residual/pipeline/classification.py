@@ -34,13 +34,11 @@ from residual.records import write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
 from residual.train.batch_norm import set_batch_norms
-from residual.train.budget import Budget
 from residual.train.distributed import World, share_of
 from residual.train.graph import ALONE, fit_resident
 from residual.train.loop import Step, Training, fit
 from residual.train.loss import binary_cross_entropy, cross_entropy
 from residual.train.optimizer import make_optimizer
-from residual.train.schedule import Pace
 from residual.train.sharded import ShardedState
 from residual.train.totals import Totals
 from residual.weights.card import Card
@@ -119,18 +117,7 @@ class Classification(Run[Plan]):
             alone and isinstance(images, Images) and asks_nothing_of_the_host(self.model_description, recipe)
         )
         self.totals = Totals(self.device)
-        self.pace = Pace(recipe.schedule, recipe.length(len(images)))
-        if plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
-            self.pace = Pace(recipe.schedule, max(self.pace.iterations, 1000))
-        held, test = self.held_out(), self.data.test or self.data.validation
-        weights = 2 if self.data.validation is not None else 1  # the last and the best
-        self.budget = Budget(
-            plan.budget,
-            batch=recipe.batch,
-            looks=plan.looks,
-            looked_at=len(held[1]) if held else 0,
-            at_the_end=weights * ((len(test) if test else 0) + 2 * self.statistics_images()),
-        )
+        self.set_pace(recipe.schedule, recipe.length(len(images)), averaged_over=self.statistics_images())
 
     def describe(self, then: dict[str, Any] | None, start: Loaded | None) -> None:
         """What network this is, and what it expects of an image.  start: the one that is fine-tuned."""

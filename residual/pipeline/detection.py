@@ -44,19 +44,18 @@ from residual.recipes.plan import BESIDE_THE_POINT, refuse_other, told
 from residual.records import write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage
-from residual.train.budget import Budget
 from residual.train.distributed import share_of
 from residual.train.graph import ALONE
 from residual.train.loop import Step, Training, fit
 from residual.train.optimizer import make_optimizer
 from residual.train.precision import Precision
-from residual.train.schedule import Pace
 from residual.train.totals import Means
 from residual.weights.child import read_apart
 from residual.weights.containers import recognise
 from residual.weights.files import naming
 from residual.weights.sources import load, locate
 
+MARKED = 100_000  # training images whose marks are kept, so that nobody measures on them
 QUICKLY = 200  # held-out images of a look while training, evenly spread; all of them are measured at the end
 
 
@@ -123,19 +122,8 @@ class Detection(Run[DetectionPlan]):
         shared = distributed.share(learner, self.world, drops=True)
         self.training = Training(learner, optimizer, average, shared=shared)
         self.totals = Means(self.device)
-        self.pace = Pace(recipe.schedule, recipe.length(len(images)))
-        if plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
-            self.pace = Pace(recipe.schedule, max(self.pace.iterations, 1000))
-        held, test = self.held_out(), self.data.test or self.data.validation
-        weights = 2 if self.data.validation is not None else 1  # the last and the best
-        self.budget = Budget(
-            plan.budget,
-            batch=recipe.batch,
-            looks=plan.looks,
-            looked_at=min(QUICKLY, len(held[1])) if held else 0,
-            at_the_end=weights * (len(test) if test else 0),
-            guess=3.0,  # of an untrained detector, which finds something everywhere
-        )
+        # An untrained detector finds something everywhere, so looking at an image takes longer than training on it.
+        self.set_pace(recipe.schedule, recipe.length(len(images)), most_looked_at=QUICKLY, guess=3.0)
 
     def network(self, then: dict[str, Any] | None) -> Network:
         """The network with random weights, or on a trained trunk; and its card."""
@@ -351,6 +339,7 @@ class DetectionGround:
                 "fingerprint": data.train.fingerprint,
                 "fingerprints": {name: images.fingerprint for name, images in data.splits().items()},
                 "counts": {name: len(images) for name, images in data.splits().items()},
+                "train_images": "".join(sorted(data.train.marks)[:MARKED]),
                 "objects": {name: sum(map(len, images.objects)) for name, images in data.splits().items()},
                 "classes": list(data.classes),
                 "split": data.split,
@@ -468,8 +457,8 @@ def refuse_unfit(images: ObjectImages, split: str, *, localizes: bool) -> None:
     """Refuse, before anything is trained, images on which nothing could be learned or measured."""
     if not any((~here.aside).any() for here in images.objects):
         raise ValueError(
-            f"the {split} images have no object that counts, so nothing could be learned or measured on them; give them "
-            "annotations or leave them out of the data"
+            f"the {split} images have no object that counts, so nothing could be learned or measured on them; give "
+            "them annotations or leave them out of the data"
         )
     if localizes:
         try:

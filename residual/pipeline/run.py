@@ -28,7 +28,7 @@ from residual.train.clock import Clock
 from residual.train.distributed import World
 from residual.train.loop import NonFinite, Step, Training
 from residual.train.precision import keep_freed_memory, pick_device, pick_precision, settle
-from residual.train.schedule import Pace
+from residual.train.schedule import Pace, Schedule
 from residual.train.sharded import ShardedState
 from residual.train.tensorboard import TensorBoard
 
@@ -200,6 +200,36 @@ class Run(ABC, Generic[P]):
                 f"{self.checkpoints.folder}; put them back, or start a new run with --out"
             )
         return newest
+
+    def set_pace(
+        self,
+        schedule: Schedule,
+        iterations: int,
+        *,
+        averaged_over: int = 0,
+        most_looked_at: int | None = None,
+        guess: float = 0.4,
+    ) -> None:
+        """How long the training is, and what else its time goes to.
+
+        averaged_over: images of exact statistics, for each set of weights at the end.  most_looked_at: held-out images
+        of a look; None: all.  guess: see `Budget`.
+        """
+        splits, held = self.splits, self.held_out()
+        if self.plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
+            iterations = max(iterations, 1000)
+        self.pace = Pace(schedule, iterations)
+        looked_at = len(held[1]) if held else 0
+        tested = len(splits.get("test", splits.get("validation", ())))
+        weights = 2 if "validation" in splits else 1  # the last and the best
+        self.budget = Budget(
+            self.plan.budget,
+            batch=self.batch,
+            looks=self.plan.looks,
+            looked_at=looked_at if most_looked_at is None else min(looked_at, most_looked_at),
+            at_the_end=weights * (tested + 2 * averaged_over),
+            guess=guess,
+        )
 
     # --- train -----------------------------------------------------------------------------------------------
 

@@ -462,7 +462,7 @@ def test_a_validation_split_is_recorded_and_the_best_is_told_from_the_last(tmp_p
         error < min(errors[:n], default=200) for n, error in enumerate(errors)
     ]
     best, last = load(run / "best.safetensors"), load(run)
-    first_best = next(event for event in measured if event.error == min(errors))
+    first_best = next(event for event in measured if event.value == min(errors))
     assert best.card.history["weights"] == "best"
     assert best.card.history["iterations"] == first_best.step
     assert (last.card.history["weights"], last.card.history["iterations"]) == ("last", 40)
@@ -648,7 +648,7 @@ def test_the_statistics_are_over_no_more_images_at_once_than_memory_holds(tmp_pa
     run.build(None)
     sizes = [len(images) for images in run.statistics_batches()]
     assert sizes == [150]
-    monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 50 * 64)
+    monkeypatch.setattr(classification, "PIXELS_AT_ONCE", 50 * 64)
     assert [len(images) for images in run.statistics_batches()] == [50, 50]
 
 
@@ -656,7 +656,7 @@ def test_the_statistics_see_no_image_twice(tmp_path, monkeypatch):
     run = classification.Classification(plan(recipe(exact_statistics=1000)), tmp_path, Stop(), classification.World())
     list(run.read_data())
     run.build(None)
-    monkeypatch.setattr(pipeline, "PIXELS_AT_ONCE", 40 * 64)
+    monkeypatch.setattr(classification, "PIXELS_AT_ONCE", 40 * 64)
     batches, seen = classification.training_batches, []
 
     def watched(*given, **asked):
@@ -704,7 +704,7 @@ def test_what_needs_the_host_is_never_captured(tmp_path, monkeypatch, other: Rec
         raise AssertionError("captured")
 
     monkeypatch.setattr(classification, "GRAPHS", ("cpu",))
-    monkeypatch.setattr(pipeline, "fit_resident", refused)
+    monkeypatch.setattr(classification, "fit_resident", refused)
     assert any(isinstance(event, Finished) for event in pipeline.train(plan(other), tmp_path / "run"))
 
 
