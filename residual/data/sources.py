@@ -72,7 +72,7 @@ def list_images(path: Path, *, lenient: bool = False) -> Listing:
         return list_parquet(path, tables)
     if shards := find_shards(path):
         return list_shards(path, shards)
-    if is_tiny_imagenet(path):
+    if is_tiny_imagenet(path) and (path / "val" / "images").is_dir():  # not where somebody has sorted them by class
         return list_tiny_imagenet(path.resolve())
     return list_folder(path.resolve(), lenient=lenient)
 

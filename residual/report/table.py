@@ -24,10 +24,10 @@ HEAD = "| | paper | ours | runs | record |\n|-|-|-|-|-|"
 
 
 MEASURES = {  # of an evaluation: what the table says of the number
+    "given_class_error": "localization error, the class given",
     "top1_error": "error",
     "map50": "mAP@.5 of boxes",
     "masks": "AP@.5 of masks",
-    "given_class_error": "localization error, the class given",
     "top5_error": "top-5 localization error",
 }
 
