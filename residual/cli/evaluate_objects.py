@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from residual.cli.terminal import next_step, printable, refuse_new_file, working
 
 if TYPE_CHECKING:
-    import torch
     from rich.table import Table
 
-    from residual.data.decode import Pixels
     from residual.data.objects import ObjectImages
     from residual.detect.card import DetectorCard
     from residual.detect.detector import Detector
@@ -399,12 +397,13 @@ def _localized(
     workers: int,
 ) -> dict[str, dict[str, Any]]:
     from residual.detect.evaluation import evaluate_localizer, localizing
+    from residual.serve.classes import surest_classes
 
     (procedure,) = asked.values()
     found = {}
     for which, detector in detectors.items():
         place = next(detector.parameters()).device
-        classify = None if classes is None else _classifier(classes, detector.card.classes, place)
+        classify = None if classes is None else surest_classes(classes, detector.card.classes, place)
         find, placed = localizing(detector, procedure.sides, second=second, classify=classify)
         with working(_measuring(ground)) as progress:
             found[which] = evaluate_localizer(
@@ -420,34 +419,6 @@ def _localized(
                 progress=progress,
             )
     return found
-
-
-def _classifier(source: Path, classes: tuple[str, ...], device: "torch.device") -> "Callable[[Pixels], Sequence[int]]":
-    """The five classes that another network is surest of, as a localizer counts them."""
-    import torch
-
-    from residual.data.transforms import Normalize, prepare
-    from residual.evaluate.look import class_order
-    from residual.serve.predict import probabilities
-    from residual.weights.sources import load
-
-    model = load(source).to(device)
-    if sorted(model.card.classes) != sorted(classes):
-        odd = sorted(set(model.card.classes) ^ set(classes))
-        raise ValueError(
-            f"{source} tells other classes apart than the localizer places: {_some(odd)}; name a classification run "
-            "that was trained on the same classes with --classes"
-        )
-    order = class_order(model.card.classes, classes)
-    normalize = Normalize(model.card.preprocessing, device)
-
-    def classify(pixels: "Pixels") -> Sequence[int]:
-        view = torch.from_numpy(prepare(pixels, model.card.preprocessing).copy())[None]
-        said = probabilities(model, normalize, view)[0]
-        found: list[int] = (said if order is None else said[order]).topk(min(5, len(classes))).indices.tolist()
-        return found
-
-    return classify
 
 
 def _measuring(ground: _Ground) -> str:

@@ -273,9 +273,7 @@ class Classification(Run[Plan]):
             scores = score(model, images, self.preprocessing, self.device)
         error = top_k_error(scores)
         self.budget.seconds_per_image = (time.monotonic() - began) / len(images)
-        best = split == "validation" and (self.best_error is None or error < self.best_error)
-        if best:
-            self.best_error = error
+        best = self.chooses(split, error)
         self.write(step, {f"{split}_error": error, "weights": "last" if average is None else "average"})
         return Measured(step=step, split=split, value=error, best=best)
 

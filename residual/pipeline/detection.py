@@ -257,10 +257,7 @@ class Detection(Run[DetectionPlan]):
         with self.precision.autocast():
             value, measure = quickly(Detector(self.card, learner.net).eval(), some, self.plan.workers)
         self.budget.seconds_per_image = (time.monotonic() - began) / len(some)
-        error = value if measure == "error" else 100 - value
-        best = split == "validation" and (self.best_error is None or error < self.best_error)
-        if best:
-            self.best_error = error
+        best = self.chooses(split, value if measure == "error" else 100 - value)
         name = f"{split}_error" if measure == "error" else f"{split}_map50"
         self.write(step, {name: value, "weights": "last" if average is None else "average"})
         return Measured(step=step, split=split, value=value, best=best, measure=measure)

@@ -345,6 +345,13 @@ class Run(ABC, Generic[P]):
                 return split, self.splits[split]
         return None
 
+    def chooses(self, split: str, error: float) -> bool:
+        """Whether these weights are the best until now, and from now on to be beaten; only validation images choose."""
+        best = split == "validation" and (self.best_error is None or error < self.best_error)
+        if best:
+            self.best_error = error
+        return best
+
     # --- checkpoints -----------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
