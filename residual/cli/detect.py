@@ -3,6 +3,7 @@
 import time
 from collections.abc import Generator
 from contextlib import closing, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,13 +19,18 @@ from residual.cli.terminal import clock, listen, next_step, printable
 
 if TYPE_CHECKING:
     from residual.detect.card import DetectorCard
+    from residual.detect.detector import Detector
     from residual.detect.procedure import Procedure
     from residual.pipeline import Stop
+    from residual.serve.answers import Tally
+    from residual.serve.classes import Placing
     from residual.serve.detect import Step
 
 QUIET = 15.0  # seconds between plain lines of how far it is
-NAMED = 5  # objects on a line
+NAMED = 5  # objects on a line, and classes that a localizer guesses
 OUT = Path("detections")
+
+Kind = Literal["objects", "guesses", "places"]  # what is told: a localizer guesses classes, or places a classifier's
 
 
 def detect(
@@ -34,6 +40,9 @@ def detect(
     score: Annotated[
         float | None,
         typer.Option(metavar="P", help="Least probability; by default 0.5, and 0 of a localizer.", min=0, max=1),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(metavar="RUN|WEIGHTS", help="Localizers: a classifier that tells the five classes.")
     ] = None,
     protocol: Annotated[
         Literal["plain", "improved"], typer.Option(help="plain: as trained; improved: as in table 9, much slower.")
@@ -46,6 +55,7 @@ def detect(
     """Find the objects on each image and on each frame of each video.
 
     Draws them into new files and lists them in detections.json and detections.csv; what was given stays as it is.
+    A localizer takes each for a picture of one thing and tells five classes that it may be, with a box for each.
     Whatever cannot be read is named with its reason, and the exit code is 1; it is 2 when nothing could be read.
     """
     from residual.detect.weights import load
@@ -70,28 +80,37 @@ def detect(
     listed = serving.sources(paths)
     if any(source.kind == "video" for source in listed):
         need_opencv()
-    first = serving.begun(card, detector.state_dict(), listed, least, procedure)
+    finder = detector if classes is None else _placing(detector, classes, device)
+    first = serving.begun(card, finder.state_dict(), listed, least, procedure)
     detector.to(pick_device(device))
     stop = Stop()
     listen(stop)
     folder.mkdir(parents=True, exist_ok=True)
+    line = LiveLine(stop)
+    given: dict[str, object] = {"--score": score, "--classes": classes, "--protocol": protocol, "--device": device}
     with Journal(folder / JOURNAL, first) as journal:
-        steps = serving.detect(detector, listed, journal, score=least, procedure=procedure, workers=workers)
-        if not _show(steps, stop, as_json=as_json):
+        gone_on = len(list(islice(journal.lines(), 2))) > 1
+        steps = serving.detect(finder, listed, journal, score=least, procedure=procedure, workers=workers)
+        kind: Kind = "objects" if card.localizer is None else "guesses" if classes is None else "places"
+        if not _show(steps, line, kind, as_json=as_json):
             if not as_json:
-                options: dict[str, object] = {"--score": score, "--protocol": protocol, "--device": device}
-                _say_how_to_go_on(folder, weights, paths, options)
+                print(printable(f"Stopped; all that was found so far is in {folder / JOURNAL}."))
+                print(next_step("detect", weights, *paths, *_options(given), "--out", folder, "--resume"))
             raise typer.Exit(128 + stop.signal)
         write_documents(journal)
         total = tally(journal)
     if not total.pictures:
-        raise ValueError(
-            f"nothing could be read of {', '.join(paths[:5])}: {total.problem}; each one is in {folder / DOCUMENT}"
-        )
+        all_in = f"; each one is in {folder / DOCUMENT}" if total.bad > 1 else ""
+        raise ValueError(f"nothing could be read of {', '.join(paths[:5])}: {total.problem}{all_in}")
     if not as_json:
-        bad = f"; {total.bad:,} could not be used" if total.bad else ""
-        console = Console(highlight=False, markup=False, soft_wrap=True)
-        console.print(f"{total.objects:,} objects on {total.pictures:,} pictures{bad}.  All is in {folder}: {DOCUMENT}")
+        _say_what_was_found(total, card, folder, kind)
+        if total.bare or not total.objects:
+            missed = line.missed_images if total.objects else line.missed
+            _say_what_was_not_found(total, None if gone_on else missed, least, kind, gone_on=gone_on)
+            if missed is not None and not gone_on:
+                less = f"{_less(missed[1]):g}"
+                given |= {"--score": less, "--out": f"{folder}-{less}"}
+                print(next_step("detect", weights, *paths, *_options(given)))
     if total.bad:
         raise typer.Exit(1)
 
@@ -143,21 +162,77 @@ def _procedure(card: "DetectorCard", protocol: str) -> "Procedure":
     return improved(card.procedure)
 
 
-def _say_how_to_go_on(folder: Path, weights: Path, paths: list[str], options: dict[str, object]) -> None:
-    from residual.serve.answers import JOURNAL
+def _placing(detector: "Detector", classes: Path, device: str) -> "Placing":
+    from residual.serve.classes import Placing
+    from residual.train.precision import pick_device
+    from residual.weights.sources import load
 
-    given = [word for name, value in options.items() if value not in (None, "plain", "auto") for word in (name, value)]
-    print(printable(f"Stopped; all that was found so far is in {folder / JOURNAL}."))
-    print(next_step("detect", weights, *paths, *given, "--out", folder, "--resume"))
+    if detector.card.localizer is None:
+        raise ValueError(
+            f"--classes tells a localizer what to place, and {detector.card.name} finds its classes itself; leave it "
+            "out"
+        )
+    return Placing(detector, load(classes).to(pick_device(device)), of=classes)
+
+
+def _options(given: dict[str, object]) -> list[object]:
+    """The options that were given, as words of a command."""
+    return [word for name, value in given.items() if value not in (None, "plain", "auto") for word in (name, value)]
+
+
+# --- what is said in the end -----------------------------------------------------------------------------------
+
+
+def _say_what_was_found(total: "Tally", card: "DetectorCard", folder: Path, kind: Kind) -> None:
+    from residual.serve.answers import DOCUMENT
+
+    found, guessed = _many(total.objects, "object" if kind == "objects" else "answer"), min(NAMED, len(card.classes))
+    if kind != "objects" and total.objects == guessed * total.pictures:
+        found = f"The {guessed} likeliest classes, with a box for each, the first of them drawn,"
+    bad = f"; {total.bad:,} could not be used" if total.bad else ""
+    print(printable(f"{found} on {_many(total.pictures, 'picture')}{bad}.  All is in {folder}: {DOCUMENT}"))
+    if kind == "guesses" and total.objects:
+        print("The classes are guesses of the localizer; a classifier of the same classes tells better: --classes RUN")
+
+
+def _say_what_was_not_found(
+    total: "Tally", missed: tuple[str, float] | None, score: float, kind: Kind, *, gone_on: bool
+) -> None:
+    """Where nothing was sure enough: how sure the network was, and of what.
+
+    On images, or, where there is no object at all, on frames too.  missed: the surest there, class and probability.
+    gone_on: what was seen before is not known any more.
+    """
+    from residual.serve.detect import called
+
+    what = "nothing" if kind == "objects" else "no first guess"
+    where = f"On {total.bare:,} of {_many(total.images, 'image')} {what}" if total.objects else what.capitalize()
+    bar = f"{where} was as sure as {100 * score:g} %"
+    if missed is not None:
+        name, sure = missed
+        print(printable(f"{bar}; the surest there was {called(name)} with {100 * sure:.1f} %.  --score sets the bar."))
+    elif gone_on:
+        print(f"{bar}; a lower --score tells more.")
+    else:
+        print(f"{bar}, nor as sure as anything: the network had no answer at all, whatever --score.")
+
+
+def _less(sure: float) -> float:
+    """A round number that so sure an answer reaches: 0.3 of 0.37, 0.04 of 0.048; 0 of less than one in a hundred."""
+    place = 10 if sure >= 0.1 else 100
+    return int(sure * place) / place
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 # --- what is seen of the work ----------------------------------------------------------------------------------
 
 
-def _show(steps: Generator["Step", None, None], stop: "Stop", *, as_json: bool) -> bool:
+def _show(steps: Generator["Step", None, None], line: "LiveLine", kind: Kind, *, as_json: bool) -> bool:
     """Follow the work to its end; whether it came to it.  Another answer is told as soon as it is on disk."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    line = LiveLine(stop)
     told = time.monotonic()
     with closing(steps), Live(line, console=console, transient=True) if _live(console, as_json) else nullcontext():
         for step in steps:
@@ -165,12 +240,12 @@ def _show(steps: Generator["Step", None, None], stop: "Stop", *, as_json: bool) 
             if as_json:
                 if step.entry is not None:
                     print(msgspec.json.encode(step.entry).decode(), flush=True)
-            elif news := _news(step):
+            elif news := _news(step, kind):
                 console.print(printable(news))
             if not as_json and not console.is_terminal and time.monotonic() - told > QUIET:
                 told = time.monotonic()
                 console.print(printable(line.text()))
-            if stop.signal:
+            if line.stop.signal:
                 return False
     return True
 
@@ -179,28 +254,46 @@ def _live(console: Console, as_json: bool) -> bool:
     return console.is_terminal and not as_json
 
 
-def _news(step: "Step") -> str:
+def _news(step: "Step", kind: Kind) -> str:
     """What there is to say of a finished image or video; nothing of a frame."""
     from residual.serve.answers import ImageAnswer, VideoEnd
+    from residual.serve.detect import called
 
     match step.entry:
+        case ImageAnswer(problem=None, path=path, detections=[]):
+            what = "surest" if kind == "objects" else "first guess"
+            nearest = f" ({what}: {called(step.surest[0])} {100 * step.surest[1]:.1f} %)" if step.surest else ""
+            return f"{path}: nothing found{nearest}"
         case ImageAnswer(problem=None, path=path, detections=found):
-            said = ", ".join(f"{one.label} {100 * one.probability:.0f} %" for one in found[:NAMED])
+            form = "{} (box {:.0f} %)" if kind == "places" else "{} {:.0f} %"
+            said = ", ".join(form.format(called(one.label), 100 * one.probability) for one in found[:NAMED])
             more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-            return f"{path}: {said or 'nothing found'}{more}"
+            return f"{path}: {'one of ' if kind != 'objects' and len(found) > 1 else ''}{said}{more}"
         case ImageAnswer(problem=problem, path=path):
             return f"{path}: not used: {problem}"
         case VideoEnd(problem=problem, notes=notes):
-            seen = f"{step.done:,} frames" if step.done else "not used"
-            return f"{step.source.path}: " + "; ".join([seen, *notes, *([problem] if problem else [])])
+            told = [*notes, *([problem] if problem else [])]
+            if not step.done:
+                return f"{step.source.path}: not used: {'; '.join(told)}"
+            return f"{step.source.path}: " + "; ".join([_many(step.done, "frame"), *told])
     return ""
 
 
+def _surer(before: tuple[str, float] | None, now: tuple[str, float]) -> tuple[str, float]:
+    return now if before is None or now[1] > before[1] else before
+
+
 class LiveLine:
-    """How far the work is and how long the part of it under way will take: all images, the frames of a video, ..."""
+    """How far the work is and how long the part of it under way will take: all images, the frames of a video, ...
+
+    missed, missed_images: class and probability of the surest answer where none was sure enough, on images and frames
+    and on images alone.
+    """
 
     def __init__(self, stop: "Stop") -> None:
         self.stop = stop
+        self.missed: tuple[str, float] | None = None
+        self.missed_images: tuple[str, float] | None = None
         self.step: Step | None = None
         self.leg: tuple[object, ...] = ()
         self.since, self.begun, self.now = 0.0, 0, 0.0
@@ -208,6 +301,10 @@ class LiveLine:
     def saw(self, step: "Step") -> None:
         """From now on tell of this step.  The first of a leg warms things up and does not count for its pace."""
         self.step, self.now = step, time.monotonic()
+        if step.surest is not None and step.bare:
+            self.missed = _surer(self.missed, step.surest)
+            if step.source.kind != "video":
+                self.missed_images = _surer(self.missed_images, step.surest)
         leg = (step.source.kind == "video" and step.number, step.entry is None)
         if leg != self.leg or step.done <= 1:
             self.leg, self.since, self.begun = leg, self.now, step.done

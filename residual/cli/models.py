@@ -71,22 +71,42 @@ def models(
 
 
 def _detector(name: str, as_json: bool) -> None:
-    """What a detector is made of, for PASCAL VOC's 20 classes; its weights are counted, not drawn."""
+    """What a detector is made of, for PASCAL VOC's 20 classes, part by part."""
     import torch
 
     from residual.detect.catalog import describe_detector
+    from residual.detect.cost import parts, regions_of, side_of
     from residual.detect.detector import network
+    from residual.detect.localize import LocalizerDescription
 
-    described = describe_detector(name, tuple(f"class {number}" for number in range(20)))
-    with torch.device("meta"):
-        net = network(described)
-    parts = {part: sum(p.numel() for p in module.parameters()) for part, module in net.named_children()}
+    classes = tuple(f"class {number}" for number in range(20))
+    side = side_of(describe_detector(name, classes))
+    described = describe_detector(name, classes, side=side)
+    regions = regions_of(described)
+    table = parts(described, side, regions)
     if as_json:
-        _print_json({"name": name, "description": asdict(described), "parameters": parts})
+        with torch.device("meta"):  # its weights are counted, not drawn
+            modules = network(described).named_children()
+        counts = {module: sum(each.numel() for each in inside.parameters()) for module, inside in modules}
+        told = {"name": name, "classes": 20, "image": side, "regions": regions, "description": asdict(described)}
+        _print_json(told | {"parameters": counts, "parts": [asdict(part) for part in table]})
         return
-    print(f"{name}, for 20 classes:\n")
-    parts |= {"total": sum(parts.values())}
-    _print_table([("part", "parameters"), *((part, f"{count:,}") for part, count in parts.items())])
+    of = " for one class" if isinstance(described, LocalizerDescription) else ""
+    print(f"{name}: 20 classes, an image of {side} x {side} pixels, {regions:,} regions of it{of}\n")
+    lines: list[tuple[str, ...]] = [("part", "times", "output", "parameters", "multiply-adds")]
+    lines += [
+        (
+            part.name,
+            f"{part.times:,}",
+            " x ".join(map(str, part.output)),
+            f"{part.parameters:,}" if part.parameters else "",
+            f"{part.macs:,}",
+        )
+        for part in table
+    ]
+    parameters, macs = sum(part.parameters for part in table), sum(part.macs for part in table)
+    lines.append(("total", "", "", f"{parameters:,}", f"{macs:,}"))
+    _print_table(lines)
     print("\n" + next_step("train", "--model", name, "--data", "VOCdevkit"))
 
 

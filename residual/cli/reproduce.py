@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from residual.reproduce.reproduction import Order, Planned, Recorded
     from residual.reproduce.work import Board
 
-EXPERIMENTS = (  # of the paper, in its order, each with its twin; then those of the papers that followed
+EXPERIMENTS = (  # of the paper, in its order, each with its twin; then those of the papers that followed; ours
     "figure1", "table1", "table2", "table2-tiny", "figure4", "figure4-tiny", "table3", "table3-tiny", "table4",
     "table4-tiny", "table5", "table5-tiny", "table6", "figure6", "figure7",
     "table7", "table7-voc2007", "table8", "table9", "table9-scenes", "table10", "table11", "table12", "table13",
     "table13-tiny", "table14", "masks-scenes",
     "identity-shortcuts", "identity-activations", "identity-depth", "stochastic-depth", "wide",
+    "departures",
 )  # fmt: skip
 EVERYTHING = ("all", "demo-all")
 OUT = Path("runs/reproduce")
@@ -186,10 +187,11 @@ def _list(out: Path, given_data: list[str], *, device: str, jobs: int | None, as
 def _cost(each: "Overview") -> str:
     if not each.runs:
         return "nothing: it is computed or cited"
-    done = f", {each.done} of {each.runs} done" if each.done else ""
+    done = f", {each.done} of {each.runs} trainings done" if each.done else ""
+    work = f"{each.runs} trainings" + (f", {each.exams} exams after them" if each.exams else "")
     if each.seconds is None:
-        return f"unknown, {each.runs} trainings{done}"
-    return f"{long(each.seconds)} on this machine, {each.runs} trainings, {each.jobs} side by side{done}"
+        return f"unknown, {work}{done}"
+    return f"{long(each.seconds)} on this machine, {work}, {each.jobs} side by side{done}"
 
 
 def long(seconds: float) -> str:
@@ -209,6 +211,7 @@ def _follow(order: "Order", stop: "Stop", left_out: dict[str, str], *, as_json: 
     from rich.live import Live
 
     from residual.reproduce import reproduction, work
+    from residual.reproduce.exam import Exam
 
     console = Console(highlight=False, markup=False, soft_wrap=True, quiet=as_json)
     view = View(stop)
@@ -228,10 +231,13 @@ def _follow(order: "Order", stop: "Stop", left_out: dict[str, str], *, as_json: 
                     console.print(f"{event.run.name}: going on from step {event.step:,}")
                 case work.Ended():
                     console.print(f"{event.run.name}: done after {clock(event.seconds)}")
+                case work.Halted() if isinstance(event.run, Exam):
+                    console.print(f"{event.run.name}: stopped, it begins anew the next time")
                 case work.Halted():
                     console.print(f"{event.run.name}: stopped at step {event.step:,}, its checkpoint is safe")
                 case work.Failed():
-                    what = "goes on from its newest checkpoint" if event.again else "is left out"
+                    on = "begins anew" if isinstance(event.run, Exam) else "goes on from its newest checkpoint"
+                    what = on if event.again else "is left out"
                     console.print(f"{event.run.name}: failed and {what}: {printable(event.reason)}")
                     failed |= not event.again
                 case reproduction.Recorded():
@@ -275,11 +281,10 @@ class View:
         left = self.board.seconds_left()
         if self.until is not None:
             left = min(left, max(0.0, self.until - time.monotonic()))
-        now = ", ".join(
-            f"{self.board.runs[key].setting.model} {self.board.step[key]:,}" for key in list(self.board.going)[:4]
-        )
+        now = ", ".join(map(self.board.now, list(self.board.going)[:4]))
+        exams = f"{len(self.board.taken)} of {len(self.board.exams)} exams, " if self.board.exams else ""
         return (
-            f"{len(self.board.done)} of {len(self.board.runs)} runs, {done:,} of {total:,} iterations, about "
+            f"{len(self.board.done)} of {len(self.board.runs)} runs, {done:,} of {total:,} iterations, {exams}about "
             f"{long(left)} left" + (f" ({now})" if now else "")
         )
 
@@ -296,9 +301,10 @@ class View:
 def _planned(console: "Console", event: "Planned") -> None:
     board = event.board
     rest = len(board.runs) - len(board.done)
+    exams = f", {len(board.exams)} exams" if board.exams else ""
     console.print(
-        f"{len(board.runs)} trainings, {rest} to do, {event.jobs} side by side, about {long(board.seconds_left())}"
-        + (" (the plan of before)" if event.resumed else "")
+        f"{len(board.runs)} trainings, {rest} to do{exams}, {event.jobs} side by side, about "
+        f"{long(board.seconds_left())}" + (" (the plan of before)" if event.resumed else "")
     )
     for model, (short, full) in event.lengths.items():
         console.print(f"{model}: shortened to {short:,} of {full:,} iterations to fit into the budget")
@@ -330,7 +336,7 @@ def _recorded(console: "Console", event: "Recorded") -> None:
         length = f", at {short['iterations']:,} of {short['of']:,} iterations" if short else ""
         console.print(f"claim: {claim['text']}: {claim['verdict']}{p}{length}")
     for part in record["left_out"]:
-        cost = "" if part["seconds"] is None else f" ({long(part['seconds'])} of training)"
+        cost = "" if part["seconds"] is None else f" ({long(part['seconds'])} of work)"
         console.print(f"left out: {part['what']}: {printable(part['why'])}{cost}")
 
 
@@ -356,6 +362,7 @@ def _plain(event: object) -> dict[str, Any]:
             "done": len(planned.board.done),
             "iterations": total,
             "iterations_done": done,
+            "exams": [exam.name for exam in planned.board.exams.values()],
             "seconds_left": planned.board.seconds_left(),
             "shortened": planned.lengths,
         }

@@ -1,7 +1,6 @@
 """What an evaluation is about: networks from runs, files and checkpoints, and the images they are measured on."""
 
 import shlex
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,31 +143,6 @@ def load_network(source: Path, part: str | None = None) -> "Loaded":
     return model.eval()
 
 
-def mean_of(models: "Sequence[Loaded]", training: "Training", device: "torch.device") -> "Loaded":
-    """One network with the mean of several weights, its batch-norm statistics measured on training images."""
-    from residual.evaluate.average import averaged
-    from residual.weights.sources import Loaded
-
-    classes = models[0].card.classes
-    if any(one.card.classes != classes for one in models):
-        raise ValueError(
-            "weights are averaged of networks whose classes are the same, in the same order, and these differ; average "
-            "their scores instead: --ensemble"
-        )
-    model = Loaded(models[0].card).to(device)
-    model.load_state_dict(averaged([one.to(device).state_dict() for one in models]))
-    return with_statistics(model, training, device)
-
-
-def with_statistics(model: "Loaded", training: "Training", device: "torch.device") -> "Loaded":
-    """The network, changed: its batch-norm statistics are those of the training images."""
-    from residual.evaluate.average import measure_statistics
-
-    images, augmentation = training
-    measure_statistics(model, images, model.card.preprocessing, device, augmentation=augmentation)
-    return model.eval()
-
-
 def training_of(subject: Subject, train_data: str | None) -> "Training":
     """The images that batch-norm statistics are measured on, and how the network saw them."""
     if train_data is not None:
@@ -211,7 +185,7 @@ def refuse_trained_on(subject: Subject, path: Path) -> None:
     seeds = [one["seed"] for one in made if isinstance(one, dict) and "seed" in one]
     held_otherwise = pictures.split == "validation" and bool(seeds) and pictures.seed not in seeds
     then = planned_classification(run)
-    overlap = _same_place(then.data, pictures.where) and (held_otherwise or pictures.split == "all")
+    overlap = same_place(then.data, pictures.where) and (held_otherwise or pictures.split == "all")
     if overlap or trained == pictures.images.fingerprint:
         raise ValueError(
             f"{run} was trained on some of the {pictures.split} images of {pictures.where}, which would "
@@ -304,7 +278,7 @@ def _given(data: str, run: Path | None, preprocessing: "Preprocessing", workers:
     if as_then.train.fingerprint == trained_on and (held := _held_out(as_then)) is not None:
         training = (as_then.train, plan.recipe.augmentation)
         return replace(found, split=held[0], images=held[1], training=training)
-    if images.fingerprint == trained_on or (split == "all" and _same_place(data, plan.data)):
+    if images.fingerprint == trained_on or (split == "all" and same_place(data, plan.data)):
         raise ValueError(
             f"{data} holds images that {run} was trained on, which would flatter it; measure its held-out images: "
             f"residual evaluate {shlex.quote(str(run))}, or name a folder of other images with --data"
@@ -331,7 +305,8 @@ def _held_out(data: "Dataset") -> "tuple[str, Images | ImageFiles] | None":
     return next(((split, splits[split]) for split in ("test", "validation") if split in splits), None)
 
 
-def _same_place(one: str, other: str) -> bool:
+def same_place(one: str, other: str) -> bool:
+    """Whether two words name the same data."""
     return one == other or Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
 
 

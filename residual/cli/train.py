@@ -46,7 +46,10 @@ def train(
         typer.Option(metavar="RUN|WEIGHTS", help="A detector's: the trained classifier that it begins with."),
     ] = None,
     lists: Annotated[
-        str | None, typer.Option(metavar="LISTS", help="Of a VOCdevkit: 07+12, 07++12, 2007:train, ...")
+        str | None,
+        typer.Option(
+            metavar="LISTS", help="Of a VOCdevkit: 07+12, 07++12, 2007:train, ...; of ILSVRC: DET or CLS-LOC."
+        ),
     ] = None,
     time: Annotated[
         str | None, typer.Option(help="End, annealed, within this time: 90s, 15m, 1h30m.", metavar="DURATION")

@@ -52,6 +52,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="Somebody's file of weights.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The .safetensors file to write.")],
     layout: Layout = None,
+    half: Annotated[bool, typer.Option("--half", help="Numbers of 16 bits: half of the size.")] = False,
 ) -> None:
     """Write the weights in our form.
 
@@ -60,7 +61,7 @@ def convert(
     refuse_new_file(target)
     from residual.weights.sources import convert as write
 
-    card = write(source, target, layout=layout)
+    card = write(source, target, layout=layout, half=half)
     print(printable(f"{target}: {card.name}, {len(card.classes)} classes"))
     if "assumed" in card.history:
         print(printable(f"Assumed, for the file does not say: {card.history['assumed']}"))
@@ -108,14 +109,18 @@ def download(
 def published(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the published files, and what their publishers claim."""
+    """List weights that come with residual, and published files.
+
+    Each with the error that we measured, or that its publisher claims.
+    """
+    from residual.weights import trained
     from residual.weights.published import PUBLISHED, claim
 
-    claims = [claim(known) for known in PUBLISHED]
+    claims = [*map(trained.claim, trained.names()), *map(claim, PUBLISHED)]
     if as_json:
         print(json.dumps(claims, indent=2))
         return
-    print("network           weights                      top-1  top-5   error in percent, as published")
+    print("network           weights                      top-1  top-5   error in percent, and who says so")
     for one in claims:
         top1, top5 = (" " * 6 if error is None else f"{error:6.2f}" for error in (one["top1_error"], one["top5_error"]))
         print(f"{one['network']:<17} {one['weights']:<27} {top1} {top5}   {one['said_by']}")

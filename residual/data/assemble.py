@@ -43,6 +43,7 @@ class Listing:
     classes: tuple[str, ...]
     origin: str  # in words
     problems: tuple[Problem, ...] = ()
+    faults: tuple[Problem, ...] = ()  # see Dataset
     split: dict[str, Any] = field(default_factory=dict)  # how the split was made
 
 
@@ -85,7 +86,7 @@ def assemble(
     """Read every file once and make a Dataset of the good ones; damaged ones are listed with reasons.
 
     view: how a network that exists wants them; None keeps them for one of `size` pixels that is yet to be trained.
-    lenient: list a class without a good training image as a problem instead of refusing it, as long as one has any.
+    lenient: a class without a good training image becomes a fault instead of being refused, as long as one has any.
     """
     entries, classes = listing.entries, listing.classes
     files = [entry.file for entry in entries]
@@ -106,10 +107,10 @@ def assemble(
         held = held_out(names, labels, share=VALIDATION, seed=seed)
         splits = ["validation" if out else "train" for out in held.tolist()]
         split |= {"made": f"{VALIDATION:.0%} of each class held out by name", "seed": seed}
-    for trouble in _classes_without_images(classes, labels, splits, bad):
-        if not lenient or "train" not in splits:
-            raise ValueError(trouble)
-        bad.append(Problem(path=listing.origin, reason=trouble))
+    troubles = list(_classes_without_images(classes, labels, splits, bad))
+    if troubles and (not lenient or "train" not in splits):
+        more = f" ({len(troubles) - 1:,} more class(es) have none either)" if len(troubles) > 1 else ""
+        raise ValueError(troubles[0] + more)
 
     stored = replace(view, keep=0)
     if harvest.side != view.size:  # small images, as they are
@@ -143,6 +144,7 @@ def assemble(
         classes=classes,
         origin=listing.origin,
         problems=tuple(bad),
+        faults=(*listing.faults, *(Problem(path=listing.origin, reason=trouble) for trouble in troubles)),
         made_here=made_here,
         split=split | {name: len(images) for name, images in parts.items() if images is not None},
         sizes={f"{width}x{height}": count for (width, height), count in harvest.found.most_common()},

@@ -48,6 +48,7 @@ class Check:
 
     origin: str
     counts: dict[str, dict[str, int]]  # split -> class -> images
+    faults: tuple[Problem, ...]  # for which training refuses the data
     problems: tuple[Problem, ...]
     duplicates: tuple[Alike, ...]  # equal in every pixel
     near_duplicates: tuple[Alike, ...]  # pairs of two splits that look alike
@@ -76,6 +77,7 @@ def check(data: Dataset) -> Check:
     return Check(
         origin=data.origin,
         counts=counts,
+        faults=data.faults,
         problems=data.problems,
         duplicates=tuple(_exact(data, hashes)),
         near_duplicates=tuple(_near(data, hashes, grey, notes)),

@@ -19,6 +19,7 @@ from residual.data.objects import Floats, ObjectImages, Objects
 from residual.data.open_objects import ObjectDataset
 
 FEW = 20  # training objects; of a class with fewer, little can be learned
+OVER = 1.0  # pixels by which a box may reach over its image unnamed: tools count pixels from 0 or from 1
 NEARLY = 0.95  # share of its image from which a box is told to cover it
 SMALL, MEDIUM = 32**2, 96**2  # square pixels at which COCO's small and medium objects end
 SIDE, LONGEST = 600, 1000  # pixels: the shorter side an image is brought to, unless the longer gets longer (Ren 2015)
@@ -45,7 +46,8 @@ class Count:
 class Part:
     """A split.
 
-    most: objects on one image, whose name is `fullest`.  empty: names of images with no object at all.
+    most: objects on one image, whose name is `fullest`.  empty: names of images with no object at all.  emptied: of
+    those, the ones of which some were told, and all were left out.
     areas: objects that are small, medium and large, by COCO's areas.
     """
 
@@ -56,17 +58,21 @@ class Part:
     most: int
     fullest: str
     empty: tuple[str, ...]
+    emptied: tuple[str, ...]
     areas: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Marked:
-    """One object.  box: left, top, right, bottom, pixels."""
+    """One object.  box: left, top, right, bottom, pixels.  over: by how many it reached over its image, before it was
+    cut to it.
+    """
 
     split: str
     name: str  # of its image
     label: str
     box: tuple[float, float, float, float]
+    over: float = 0.0
 
     @property
     def size(self) -> str:
@@ -95,12 +101,15 @@ class ObjectCheck:
     origin: str
     split: dict[str, Any]  # how the splits came to be
     parts: dict[str, Part]  # by split
+    faults: tuple[Problem, ...]  # for which training refuses the data
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
     kinds: dict[str, int]  # reason, its numbers and names left out -> problems
     few: dict[str, int]  # class -> training objects, of those that have fewer than FEW
     sizes: dict[str, int]  # "500x375" -> images
-    smallest: Marked
-    largest: Marked
+    smallest: Marked | None
+    largest: Marked | None
+    cut: tuple[Marked, ...]  # boxes that reached over their image, and lie on it now
     whole: tuple[Marked, ...]  # boxes that cover nearly all of their image
     repeated: tuple[Marked, ...]  # objects that another one with the same box and class says again
     equal: tuple[Equal, ...]
@@ -122,7 +131,9 @@ def check_objects(data: ObjectDataset) -> ObjectCheck:
         origin=data.origin,
         split=data.split,
         parts=parts,
+        faults=data.faults,
         problems=data.problems,
+        notes=data.notes,
         kinds=dict(Counter(_kind(problem.reason) for problem in data.problems).most_common()),
         few={name: count.objects for name, count in training.items() if count.objects < FEW},
         sizes=dict(
@@ -130,6 +141,7 @@ def check_objects(data: ObjectDataset) -> ObjectCheck:
         ),
         smallest=smallest,
         largest=largest,
+        cut=tuple(_cut(splits)),
         whole=tuple(_whole(splits)),
         repeated=tuple(_repeated(splits)),
         equal=tuple(_equal(splits)),
@@ -172,12 +184,13 @@ def _part(images: ObjectImages) -> Part:
         most=len(images.objects[fullest]),
         fullest=images.names[fullest],
         empty=tuple(name for name, here in zip(images.names, images.objects, strict=True) if not len(here)),
+        emptied=images.emptied,
         areas=areas,
     )
 
 
-def _extremes(splits: dict[str, ObjectImages]) -> tuple[Marked, Marked]:
-    """The objects to be found with the smallest and the largest box."""
+def _extremes(splits: dict[str, ObjectImages]) -> tuple[Marked | None, Marked | None]:
+    """The objects to be found with the smallest and the largest box, if there are any."""
     found = [
         (area, split, number, index)
         for split, images in splits.items()
@@ -185,6 +198,8 @@ def _extremes(splits: dict[str, ObjectImages]) -> tuple[Marked, Marked]:
         for index, area in enumerate(_spans(here).tolist())
         if not here.aside[index]
     ]
+    if not found:
+        return None, None
     (_, first, *least), (_, second, *most) = min(found), max(found)
     return _marked(first, splits[first], *least), _marked(second, splits[second], *most)
 
@@ -198,7 +213,15 @@ def _marked(split: str, images: ObjectImages, number: int, index: int) -> Marked
     here = images.objects[number]
     left, top, right, bottom = here.boxes[index].tolist()
     label = images.classes[int(here.labels[index])]
-    return Marked(split=split, name=images.names[number], label=label, box=(left, top, right, bottom))
+    over = 0.0 if here.over is None else float(here.over[index])
+    return Marked(split=split, name=images.names[number], label=label, box=(left, top, right, bottom), over=over)
+
+
+def _cut(splits: dict[str, ObjectImages]) -> Iterator[Marked]:
+    for split, images in splits.items():
+        for number, here in enumerate(images.objects):
+            for index in () if here.over is None else np.flatnonzero(here.over > OVER).tolist():
+                yield _marked(split, images, number, index)
 
 
 def _whole(splits: dict[str, ObjectImages]) -> Iterator[Marked]:

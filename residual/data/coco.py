@@ -8,18 +8,19 @@ annotations together, and 50 million lists.
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from residual.data.images import Problem
-from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image, reach, refusal
 from residual.data.outlines import Outline, read_outline, short
 
 LARGEST = 1 << 29  # bytes of the file; instances_train2017.json has 448 million
 MOST = {b"{": 10_000_000, b"[": 50_000_000}  # of an image or annotation, and of lists; each takes up to 240 bytes
 LARGEST_SIDE = 100_000  # pixels
 PARTS = ("images", "categories", "annotations")
-MOST_PROBLEMS = 50_000  # annotations left out of a file; with more it is no data to train on
+MOST_PROBLEMS = 50_000  # annotations left out of a file, and entries; with more it is no data to train on
 
 
 def is_coco(path: Path) -> bool:
@@ -33,24 +34,37 @@ def is_coco(path: Path) -> bool:
     return all(f'"{part}"'.encode() in data for part in PARTS)
 
 
-def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
-    """The images of the file, in the folder `images` (None: the folder beside the file that holds them).
+def read_coco(path: Path, images: Path | None = None, *, lenient: bool = False) -> ObjectImages:
+    """The images of the file, in the folder `images` (None: the folder near the file that holds most).
 
     Classes in the order of the file's category ids.  Crowds are set aside.  Outlines become masks one image at a time
-    (`objects.with_masks`).  Refuses, as ValueError, a file that is not COCO's, ids of images or categories that stand
-    twice, and images that are not there.
+    (`objects.with_masks`).  Refuses, as ValueError, a file that is not COCO's, and entries of images or categories that
+    cannot be used: ids and names that stand twice, images that are not there.  lenient puts those in `faults`.
     """
     told = _read(path)
-    categories = _by_id(path, told, "categories")
-    pictures = _by_id(path, told, "images")
-    classes = tuple(_text(path, "category", category, "name") for category in categories.values())
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise ValueError(f"{path} has two categories called {short(twice[0])}")
+    faults: list[Problem] = []
+    categories = dict(sorted(_entries(path, told, "categories", _category, faults).items()))
+    pictures = _entries(path, told, "images", _picture, faults)
+    places = _places(path) if images is None else [images]
+    folder, there = _located(places, [picture.name for picture in pictures.values()])
+    absent = [short(picture.name) for picture in pictures.values() if picture.name not in there]
+    way_out = "mend these entries, or remove them"
+    if absent and not there:  # once is enough
+        where = f"neither it nor any other is in {', '.join(map(str, places))}"
+        way_out = "put the images into one of these folders" + f"; {way_out}" * bool(faults)
+        faults.insert(0, Problem(path=path.name, reason=f"it names the image {absent[0]}, but {where}"))
+    elif absent:
+        way_out = f"add the images, {way_out}"
+        why = f"but {folder} has none"
+        faults += [Problem(path=path.name, reason=f"it names the image {name}, {why}") for name in absent]
+    looked_at = bool(there and categories)
+    if faults and not (lenient and looked_at):
+        raise refusal(path, faults, way_out, listed=looked_at)
+    left = [number for number, picture in pictures.items() if picture.name in there]
     place = {number: index for index, number in enumerate(categories)}
-    folder = _folder(path, images, pictures)
-    sizes = {number: (_side(path, each, "height"), _side(path, each, "width")) for number, each in pictures.items()}
+    sizes = {number: picture.size for number, picture in pictures.items()}
     found: dict[int, list[_Object]] = {number: [] for number in pictures}
-    problems, seen = [], set[int]()
+    problems, seen, left_out = [], set[int](), Counter[int]()
     for index, annotation in enumerate(told["annotations"]):
         try:
             number, here = _annotation(annotation, seen, sizes, place)
@@ -61,23 +75,18 @@ def read_coco(path: Path, images: Path | None = None) -> ObjectImages:
                 raise ValueError(
                     f"{path} has more than {MOST_PROBLEMS:,} annotations that are wrong; the last: {problem}"
                 ) from None
+            if isinstance(annotation, dict) and _is_whole(annotation.get("image_id")):
+                left_out[annotation["image_id"]] += 1
         told["annotations"][index] = None  # its numbers take many times the room of the outline
-    names = tuple(_text(path, "image", each, "file_name") for each in pictures.values())
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        raise ValueError(f"{path} has two images called {short(twice[0])}; put what stands on them under one id")
-    if absent := [name for name in names if not is_file(folder / name)]:
-        raise ValueError(
-            f"{path} names the image {short(absent[0])}, but {folder} has none, and {len(absent) - 1:,} more of its "
-            f"{len(names):,} images are not there; add them or remove their entries"
-        )
     return ObjectImages(
-        paths=tuple(folder / name for name in names),
-        names=names,
-        sizes=tuple(sizes.values()),
-        objects=tuple(_together(here) for here in found.values()),
-        classes=classes,
+        paths=tuple(folder / pictures[number].name for number in left),
+        names=tuple(pictures[number].name for number in left),
+        sizes=tuple(sizes[number] for number in left),
+        objects=tuple(_together(found[number], left_out[number]) for number in left),
+        classes=tuple(category.name for category in categories.values()),
         origin=f"COCO annotations {path.name}",
         problems=tuple(problems),
+        faults=tuple(faults),
     )
 
 
@@ -107,17 +116,37 @@ def _read(path: Path) -> dict[str, Any]:
     return told
 
 
-def _by_id(path: Path, told: dict[str, Any], part: str) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
+class _Named(NamedTuple):
+    """A category, or an image of a size."""
+
+    name: str
+    size: tuple[int, int] = (0, 0)
+
+
+def _entries(
+    path: Path, told: dict[str, Any], part: str, read: Callable[[dict[str, Any]], _Named], faults: list[Problem]
+) -> dict[int, _Named]:
+    """The entries of a part by their ids; what is wrong with others is added to the faults.  Refuses an empty part."""
+    found, names = dict[int, _Named](), set[str]()
     for index, entry in enumerate(told[part]):
-        if not isinstance(entry, dict) or not _is_whole(entry.get("id")):
-            raise ValueError(f"{path}: {part}[{index}] has no whole number as its id")
-        if entry["id"] in found:
-            raise ValueError(f"{path}: {part}[{index}] has the id {entry['id']}, which another one has too")
-        found[entry["id"]] = entry
-    if not found:
+        try:
+            if not isinstance(entry, dict) or not _is_whole(entry.get("id")):
+                raise ValueError("it has no whole number as its id")
+            if entry["id"] in found:
+                raise ValueError(f"it has the id {short(entry['id'])}, which another one has too")
+            one = read(entry)
+            if one.name in names:
+                raise ValueError(f"it is called {short(one.name)}, as another one is; put both under one id")
+        except ValueError as problem:
+            faults.append(Problem(path=f"{path.name}: {part}[{index}]", reason=str(problem)))
+            if len(faults) > MOST_PROBLEMS:
+                raise refusal(path, faults, "it is no data to train on", listed=False) from None
+            continue
+        found[entry["id"]] = one
+        names.add(one.name)
+    if not told[part]:
         raise ValueError(f"{path} has no {part}")
-    return dict(sorted(found.items())) if part == "categories" else found
+    return found
 
 
 class _Object(NamedTuple):
@@ -126,11 +155,12 @@ class _Object(NamedTuple):
     aside: bool
     area: float
     outline: Outline | None
+    over: float
 
 
-def _together(found: list[_Object]) -> Objects:
-    boxes, labels, aside, areas, outlines = zip(*found, strict=True) if found else ((),) * 5
-    return objects(boxes, labels, aside, areas, outlines)
+def _together(found: list[_Object], left_out: int) -> Objects:
+    boxes, labels, aside, areas, outlines, over = zip(*found, strict=True) if found else ((),) * 6
+    return objects(boxes, labels, aside, areas, outlines, over, left_out)
 
 
 def _annotation(
@@ -161,43 +191,59 @@ def _annotation(
         left, top, across, down = map(float, box)
     except OverflowError:
         raise ValueError(f"its bbox {short(box)} is beyond all numbers") from None
-    on = on_image((left, top, left + across, top + down), *sizes[image])
+    corners = (left, top, left + across, top + down)
+    on = on_image(corners, *sizes[image])
     return image, _Object(
         box=on,
         label=place[category],
         aside=bool(crowd),
         area=float((on[2] - on[0]) * (on[3] - on[1]) if area is None else area),
         outline=read_outline(told.get("segmentation"), *sizes[image]),
+        over=reach(corners, *sizes[image]),
     )
 
 
-def _folder(path: Path, images: Path | None, pictures: dict[int, dict[str, Any]]) -> Path:
-    """Where the images lie: as told, or the likely places beside annotations/instances_val2017.json."""
-    if images is not None:
-        return images
-    first = _text(path, "image", next(iter(pictures.values())), "file_name")
+def _places(path: Path) -> list[Path]:
+    """Where the images are likely to lie: in or beside the folder of annotations/instances_val2017.json."""
     split = path.stem.split("_")[-1]
     around = [path.parent, path.parent / "images", path.parent / split]
-    around += [path.parent.parent / name for name in ("images", split, f"images/{split}")]
-    for folder in around:
-        if is_file(folder / first):
-            return folder
-    raise ValueError(f"{path} names the image {short(first)}, which is in none of {', '.join(map(str, around))}")
+    return around + [path.parent.parent / name for name in ("images", split, f"images/{split}")]
 
 
-def _text(path: Path, what: str, entry: dict[str, Any], name: str) -> str:
+def _located(places: list[Path], names: list[str]) -> tuple[Path, set[str]]:
+    """The folder that holds most of the images, of several the first, and which it holds."""
+    best = places[0], set[str]()
+    for folder in places:
+        there = {name for name in names if is_file(folder / name)} if folder.is_dir() else set[str]()
+        if len(there) > len(best[1]):
+            best = folder, there
+        if len(there) == len(names):
+            break
+    return best
+
+
+def _category(entry: dict[str, Any]) -> _Named:
+    return _Named(_text(entry, "name"))
+
+
+def _picture(entry: dict[str, Any]) -> _Named:
+    name = _text(entry, "file_name")
+    if name.startswith("/") or ".." in Path(name).parts or "\0" in name:
+        raise ValueError(f"it is called {short(name)}, which leads out of the folder")
+    return _Named(name, (_side(entry, "height"), _side(entry, "width")))
+
+
+def _text(entry: dict[str, Any], name: str) -> str:
     value = entry.get(name)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{path}: {what} {entry['id']} has no {name}")
-    if name == "file_name" and (value.startswith("/") or ".." in Path(value).parts or "\0" in value):
-        raise ValueError(f"{path}: image {entry['id']} is called {short(value)}, which leads out of the folder")
+        raise ValueError(f"it has no {name}")
     return value
 
 
-def _side(path: Path, entry: dict[str, Any], name: str) -> int:
+def _side(entry: dict[str, Any], name: str) -> int:
     value: Any = entry.get(name)
     if not _is_whole(value) or not 1 <= value <= LARGEST_SIDE:
-        raise ValueError(f"{path}: image {entry['id']} has the {name} {short(value)}, not a number of pixels")
+        raise ValueError(f"it has the {name} {short(value)}, not a number of pixels")
     return int(value)
 
 

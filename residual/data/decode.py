@@ -201,6 +201,14 @@ def sniff(start: bytes) -> bool:
     )
 
 
+def foreign(start: bytes) -> str | None:
+    """What a file that starts so is, of what people keep beside images and we do not read; None: nobody knows."""
+    for offset, signature, name in _SIGNATURES:
+        if start[offset : offset + len(signature)].lower() == signature.lower():
+            return f"{name}; images are read from JPEG, PNG, WebP, BMP and GIF files"
+    return None
+
+
 def check_size(size: tuple[int, int], aspect: int = MAX_ASPECT) -> None:
     """Refuse a width and height that no image here has: the limits that `decode` names."""
     width, height = size
@@ -330,9 +338,8 @@ def _convert(image: Image.Image, mode: Mode) -> Pixels:
 
 
 def _what_instead(data: bytes) -> str:
-    for offset, signature, name in _SIGNATURES:
-        if data[offset : offset + len(signature)].lower() == signature.lower():
-            return f"{name}; images are read from JPEG, PNG, WebP, BMP and GIF files"
+    if (known := foreign(data)) is not None:
+        return known
     if sniff(data):
         return "damaged (its header cannot be read)"
     return "not an image (JPEG, PNG, WebP, BMP and GIF are read)"

@@ -43,16 +43,16 @@ def as_text(path: bytes) -> str:
 def list_folder(path: Path, *, lenient: bool = False) -> Listing:
     """The images of a folder, none of them read yet.
 
-    lenient: list classes without images, and a class that is alone, as problems instead of refusing them.
+    lenient: what would be refused becomes a fault, and the rest is listed, as far as there is a class to read.
 
     Raises ValueError where the layout leaves open what is meant: no classes or one, a class without images,
     names that differ only in case, a validation class that training does not have.
     """
-    survey = _Survey(path)
+    survey = _Survey(path, lenient=lenient)
     splits = _splits(survey)
     classes = {split: _classes(survey, folder, split) for split, folder in splits.items()}
     classes = {split: named for split, named in classes.items() if named}
-    _match_by_name(classes, path)
+    _match_by_name(classes, survey)
 
     found: list[tuple[str, str, _Found]] = []
     for reading in (survey.claim, survey.real, survey.linked):  # no link before all folders are known
@@ -69,11 +69,9 @@ def list_folder(path: Path, *, lenient: bool = False) -> Listing:
         if counts["train", name]
         or not (_is_link(folder) or survey.holds_runs(folder))  # a link to another class is no class, nor is runs/
     )
-    trouble = _too_few(names, counts, path)
-    if trouble is not None and not lenient:
-        raise ValueError(trouble)
-    if trouble is not None and len(names) < 2:  # classes without images are told of when all are read
-        survey.problem(survey.root, trouble)
+    trouble = _too_few(names, counts)
+    if trouble is not None and (not lenient or len(names) < 2):  # of classes without images more is known later
+        survey.fault(survey.root, trouble)
     for split, folder in splits.items():
         for name in names:
             if split in classes and not counts[split, name]:
@@ -96,6 +94,7 @@ def list_folder(path: Path, *, lenient: bool = False) -> Listing:
         classes=names,
         origin=f"folder {path.name}",
         problems=tuple(survey.problems),
+        faults=tuple(survey.faults),
         split={"made": "as the folders are", "other_files": survey.others},
     )
 
@@ -110,9 +109,10 @@ class _Found:
 class _Survey:
     """One walk over the user's folder: what was seen, by device and inode, and what was wrong."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = os.fsencode(root)
+    def __init__(self, root: Path, *, lenient: bool) -> None:
+        self.root, self.lenient = os.fsencode(root), lenient
         self.problems: list[Problem] = []
+        self.faults: list[Problem] = []
         self.others = 0  # files that are no images
         self.files: dict[tuple[int, int], bytes] = {}
         self.folders: dict[tuple[int, int], bytes] = {}
@@ -127,6 +127,12 @@ class _Survey:
 
     def problem(self, path: bytes, reason: str) -> None:
         self.problems.append(Problem(path=self.relative(path), reason=reason))
+
+    def fault(self, path: bytes, reason: str) -> None:
+        """What no training would begin with: refused, or listed for somebody who only looks."""
+        if not self.lenient:
+            raise ValueError(f"{as_text(path)}: {reason}")
+        self.faults.append(Problem(path=self.relative(path), reason=reason))
 
     def is_run(self, folder: bytes) -> bool:
         """Whether a training left this folder here; then it is no class, and nothing in it is an image."""
@@ -263,27 +269,29 @@ def _classes(survey: _Survey, folder: bytes, split: str) -> dict[str, bytes]:
         name = as_text(os.path.basename(inside))
         other = alike.setdefault(_alike(name), name)
         if other != name or name in named:
-            raise ValueError(
-                f"{as_text(folder)}: classes {other!r} and {name!r} differ only in case or in how letters "
-                "are composed, and many file systems hold them for one; rename or merge them"
+            survey.fault(
+                folder,
+                f"classes {other!r} and {name!r} differ only in case or in how letters are composed, and many file "
+                "systems hold them for one; rename or merge them",
             )
-        named[name] = inside
+        else:
+            named[name] = inside
     for link in listing.dangling:
         survey.problem(link, "a link that leads nowhere")
     if not named and split == "test":
         survey.problem(folder, "a test folder without class folders: its images have no labels")
     elif not named:
         there = f"{listing.images} images but no folders" if listing.images else "no folders and no images"
-        raise ValueError(
-            f"{as_text(folder)} holds {there}; make one folder per class with its images inside, "
-            "such as cat/1.jpg and dog/2.jpg"
-        )
+        advice = f"it holds {there}; make one folder per class with its images inside, such as cat/1.jpg and dog/2.jpg"
+        if split == "train":
+            raise ValueError(f"{as_text(folder)}: {advice}")
+        survey.fault(folder, advice)
     elif listing.images:
         survey.problem(folder, f"{listing.images} images outside any class folder have no label")
     return named
 
 
-def _match_by_name(classes: dict[str, dict[str, bytes]], path: Path) -> None:
+def _match_by_name(classes: dict[str, dict[str, bytes]], survey: _Survey) -> None:
     """Whatever class a held-out split has, training must have, by the same name."""
     train = {_alike(name): name for name in classes["train"]}
     for split, named in classes.items():
@@ -293,20 +301,21 @@ def _match_by_name(classes: dict[str, dict[str, bytes]], path: Path) -> None:
                 named[near] = named.pop(name)  # one name, written by two file systems
                 continue
             hint = f" (it has {near!r})" if near else ""
-            raise ValueError(
-                f"{path.name}: {split} has the class {name!r}, which train does not have{hint}; "
-                "rename the folder, remove it, or add the class to train"
+            survey.fault(
+                named.pop(name),
+                f"{split} has the class {name!r}, which train does not have{hint}; rename the folder, remove it, or "
+                "add the class to train",
             )
 
 
-def _too_few(names: tuple[str, ...], counts: Counter[tuple[str, str]], path: Path) -> str | None:
+def _too_few(names: tuple[str, ...], counts: Counter[tuple[str, str]]) -> str | None:
     empty = [name for name in names if not counts["train", name]]
     if empty:
-        return f"{path.name}: class {_listed(empty)} has no images; add some, or remove the folder if it is no class"
+        return f"class {_listed(empty)} has no images; add some, or remove the folder if it is no class"
     if len(names) < 2:
         return (
-            f"{path.name}: there is one class only, {_listed(list(names))}, so there is nothing to "
-            "tell apart; make one folder per class, with its images inside"
+            f"there is one class only, {_listed(list(names))}, so there is nothing to tell apart; make one folder per "
+            "class, with its images inside"
         )
     return None
 

@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from residual.data.ahead import ahead
 from residual.data.crop import Crop
 from residual.data.decode import BadImage, View
-from residual.data.loader import File, Pool, ahead
+from residual.data.loader import File, Pool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,6 +188,7 @@ class Dataset:
     classes: tuple[str, ...]
     origin: str  # where it came from, in words
     problems: tuple[Problem, ...] = ()
+    faults: tuple[Problem, ...] = ()  # for which no training would begin, where it was opened to be looked at
     split: dict[str, Any] = field(default_factory=dict)  # how the split was made; a run records it
     made_here: bool = False  # the held-out images were chosen by us, not by whoever made the data
     sizes: dict[str, int] = field(default_factory=dict)  # "500x375" (width x height) -> images, as found

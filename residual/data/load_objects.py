@@ -6,19 +6,20 @@ Shapes: B images of a batch, H x W pixels of the largest, uint8 RGB.
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from residual.data.ahead import ahead
 from residual.data.batches import Order
 from residual.data.decode import BadImage, Pixels, View
-from residual.data.loader import CHUNK, File, Pool, ahead
-from residual.data.objects import ObjectImages, Objects, with_masks
+from residual.data.loader import CHUNK, File, Pool
+from residual.data.objects import ObjectImages, Objects
 from residual.data.transforms import key, permutation
-from residual.data.vary_objects import ObjectAugmentation, resized, vary, windows_in
+from residual.data.vary_objects import ObjectAugmentation, vary, windows_in
 
 COLOUR = (124, 116, 104)  # ImageNet's mean, which padding has: next to 0 once it is subtracted
 COLOURS = 256  # images whose colours are measured
@@ -122,29 +123,6 @@ def object_batches(
 
     with Pool(workers=workers) as pool:
         yield from ahead(made(pool), depth=2)
-
-
-def pictures(
-    images: ObjectImages,
-    *,
-    shorter: int = 600,
-    longer: int = 1000,
-    indices: Iterable[int] | None = None,
-    workers: int = 0,
-    masks: bool = False,
-) -> Iterator[Picture]:
-    """Images as they are, resized alone, in order: what is measured on.  indices: which; None takes all."""
-    chosen = list(range(len(images)) if indices is None else indices)
-
-    def made(pool: Pool) -> Iterator[Picture]:
-        for index, pixels in zip(chosen, decoded(images, iter(chosen), pool), strict=True):
-            here = images.objects[index]
-            here = with_masks(here, *images.sizes[index]) if masks else here
-            pixels, here = resized(pixels, here, shorter=shorter, longer=longer)
-            yield Picture(index=index, pixels=pixels, objects=here)
-
-    with Pool(workers=workers) as pool:
-        yield from ahead(made(pool), depth=2 * CHUNK)
 
 
 def colours(images: ObjectImages, *, workers: int = 0) -> tuple[tuple[float, float, float], tuple[float, float, float]]:

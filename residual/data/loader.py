@@ -5,22 +5,16 @@ or falls silent is named, with the file it was at, in `notes`; another takes its
 again by itself.  A file that ends two processes is a BadImage.
 """
 
-import contextlib
 import mmap
 import os
-import queue
 import selectors
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -28,14 +22,13 @@ import numpy as np
 from residual.data.crop import Crop, Draw
 from residual.data.decode import BadImage, Pixels, View
 from residual.data.jpeg import GAVE_UP
+from residual.data.process import Process
 from residual.data.shrink import Shrink
-from residual.data.worker import LENGTH, SECONDS, SLOT, SLOTS, Answer, Ask, Request, answer, pack, unwrap
-
-T = TypeVar("T")
+from residual.data.worker import SLOT, SLOTS, Answer, Ask, Request, answer, pack, unwrap
 
 SILENCE = 20.0  # seconds without an answer after which a process counts as hung
 CHUNK = SLOTS // 2  # files per request; a process has two at most, so that its tray has room for all it owes
-_MESSAGE = 1 << 28  # bytes; the pixels of the largest image are 120 MB
+STILLBORN = 5  # processes in a row that end before their first file: then none will start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,18 +71,59 @@ class _Chunk:
     failures: int = 0  # processes that ended at the only file of this chunk
     fast: bool = True  # windows may be decoded alone
 
+    def one_by_one(self) -> list["_Chunk"]:
+        """What is not done, each file by itself."""
+        return [
+            replace(self, first=self.first + number, files=[self.files[number]], done=0)
+            for number in range(self.done, len(self.files))
+        ]
+
 
 @dataclass(eq=False)
 class _Worker:
-    process: subprocess.Popen[bytes]
-    slate: mmap.mmap  # 8 bytes: how many files it has begun
-    tray: mmap.mmap  # pixels that are answered, until the answer is read
-    answered: int = 0
-    incoming: bytearray = field(default_factory=bytearray)
-    outgoing: deque[memoryview] = field(default_factory=deque)
+    """A process and what it owes."""
+
+    process: Process
+    heard: float  # when it last showed life
     chunks: deque[_Chunk] = field(default_factory=deque)
-    heard: float = 0.0  # when it last showed life
+    answered: int = 0
     ready: bool = False
+
+
+class _Work:
+    """The files of one call: what is to be handed out, and what came back."""
+
+    def __init__(self, files: Iterable[File], view: View, shrink: Shrink | None, window: int) -> None:
+        self.results: dict[int, Decoded] = {}  # by place in the order, until the reader takes them
+        self.again: deque[_Chunk] = deque()  # what lost processes left, to be handed out first
+        self.given = 0  # files that the reader took
+        self._source, self._asked, self._exhausted = _chunks(files), 0, False
+        self._view, self._shrink, self._window = view, shrink, window
+        self._encoder = msgspec.msgpack.Encoder()
+
+    @property
+    def over(self) -> bool:
+        """Whether the reader has all there is."""
+        return self._exhausted and self.given == self._asked
+
+    def take(self) -> _Chunk | None:
+        """Files for a process; None where there are no more, or the reader is too far behind."""
+        if self.again:
+            return self.again.popleft()
+        if self._exhausted or self._asked - self.given >= self._window:
+            return None
+        files = next(self._source, None)
+        if files is None:
+            self._exhausted = True
+            return None
+        chunk = _Chunk(self._asked, files)
+        self._asked += len(files)
+        return chunk
+
+    def message(self, chunk: _Chunk) -> bytes:
+        """What a process is told of the chunk."""
+        asked = [_ask(file) for file in chunk.files]
+        return pack(self._encoder.encode(Request(self._view, asked, self._shrink, chunk.fast)))
 
 
 class Pool:
@@ -124,7 +158,7 @@ class Pool:
         if os.getpid() != self._owner:
             return
         for worker in team:
-            self._bury(worker)
+            worker.process.end()
 
     @property
     def processes(self) -> tuple[int, ...]:
@@ -149,7 +183,7 @@ class Pool:
         self._busy = True
         finished = False
         try:
-            yield from self._run(_chunks(files), view, shrink, window or 4 * CHUNK * self.workers)
+            yield from self._run(_Work(files, view, shrink, window or 4 * CHUNK * self.workers))
             finished = True
         finally:
             self._busy = False
@@ -158,228 +192,136 @@ class Pool:
 
     # --- the event loop ------------------------------------------------------------------------------------
 
-    def _run(self, source: Iterator[list[File]], view: View, shrink: Shrink | None, window: int) -> Iterator[Decoded]:
-        encoder = msgspec.msgpack.Encoder()
-        results: dict[int, Decoded] = {}
-        again: deque[_Chunk] = deque()
-        given = asked = 0  # files handed to the reader; files taken from the source
-        exhausted = False
+    def _run(self, work: _Work) -> Iterator[Decoded]:
         while True:
-            # Give what is ready, in order.
-            while given in results:
+            while work.given in work.results:
                 left = time.monotonic()
-                yield results.pop(given)
-                given += 1
+                yield work.results.pop(work.given)
+                work.given += 1
                 for worker in self._team:  # while the reader was away, nobody listened
                     worker.heard += time.monotonic() - left
             while len(self._team) < self.workers:
-                self._team.append(self._hire())
-            # Hand out work: whoever has least, while the window has room.
-            while True:
-                worker = min(self._team, key=lambda one: len(one.chunks))
-                if len(worker.chunks) >= 2:
-                    break
-                if again:
-                    chunk = again.popleft()
-                elif not exhausted and asked - given < window:
-                    taken = next(source, None)
-                    if taken is None:
-                        exhausted = True
-                        continue
-                    chunk = _Chunk(asked, taken)
-                    asked += len(taken)
-                else:
-                    break
-                asked_for = [_ask(file) for file in chunk.files]
-                message = pack(encoder.encode(Request(view, asked_for, shrink, chunk.fast)))
-                if not worker.chunks:
-                    worker.heard = time.monotonic()
-                worker.chunks.append(chunk)
-                worker.outgoing.append(memoryview(message))
-            if exhausted and given == asked:
+                self._team.append(_Worker(Process(windows=self.windows), heard=time.monotonic()))
+            self._hand_out(work)
+            if work.over:
                 return
-            for worker, cause in self._wait(results):
+            for worker, cause in self._wait(work).items():
                 self._team.remove(worker)
-                if cause is None:  # its answers ended: let it end by itself, so that its exit code is its own
-                    with contextlib.suppress(subprocess.TimeoutExpired):
-                        worker.process.wait(timeout=1)
-                self._bury(worker)
-                self._replace(worker, cause, again, results)
+                # Where its answers ended, it may end by itself, so that its exit code is its own.
+                worker.process.end(patience=1.0 if cause is None else 0.0)
+                self._replace(worker, cause, work)
 
-    def _wait(self, results: dict[int, Decoded]) -> list[tuple[_Worker, str | None]]:
+    def _hand_out(self, work: _Work) -> None:
+        """Give files to whoever has least, two chunks at most."""
+        while True:
+            worker = min(self._team, key=lambda one: len(one.chunks))
+            if len(worker.chunks) >= 2:
+                return
+            chunk = work.take()
+            if chunk is None:
+                return
+            message = work.message(chunk)
+            if not worker.chunks:
+                worker.heard = time.monotonic()
+            worker.chunks.append(chunk)
+            worker.process.ask(message)
+
+    def _wait(self, work: _Work) -> dict[_Worker, str | None]:
         """Move bytes until an answer came; return the workers that are lost, and why where we know."""
-        lost: list[tuple[_Worker, str | None]] = []
         with selectors.DefaultSelector() as selector:
             for worker in self._team:
-                assert worker.process.stdout is not None
-                assert worker.process.stdin is not None
-                selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
-                if worker.outgoing:
-                    selector.register(worker.process.stdin, selectors.EVENT_WRITE, worker)
-            while not lost:
+                selector.register(worker.process.answers, selectors.EVENT_READ, worker)
+                if worker.process.owed:
+                    selector.register(worker.process.requests, selectors.EVENT_WRITE, worker)
+            while True:
+                lost: dict[_Worker, str | None] = {}
                 answered = False
                 for key, events in selector.select(timeout=min(1.0, self.silence / 4)):
                     worker = key.data
                     if events & selectors.EVENT_WRITE:
-                        if not _push(worker):
+                        if not worker.process.push():
                             selector.unregister(key.fileobj)
-                    elif not _pull(worker):
-                        lost.append((worker, None))
+                    elif not worker.process.pull():
+                        lost[worker] = None
                     else:
                         worker.heard = time.monotonic()
                         try:
-                            answered = self._sort(worker, results) or answered
+                            answered = self._sort(worker, work.results) or answered
                         except (ValueError, msgspec.MsgspecError):
-                            lost.append((worker, "sent what is no answer"))
-                now = time.monotonic()
-                for worker in self._team:
-                    waiting = bool(worker.chunks) or not worker.ready
-                    known = any(one is worker for one, _ in lost)
-                    patience = self.silence if worker.ready else 4 * self.silence  # it imports what it needs
-                    if waiting and not known and now - worker.heard > patience:
-                        lost.append((worker, f"did not answer for {patience:.0f} s"))
-                if answered:
-                    break
-        return lost
+                            lost[worker] = "sent what is no answer"
+                for worker, cause in self._silent():
+                    lost.setdefault(worker, cause)
+                if answered or lost:
+                    return lost
 
     def _sort(self, worker: _Worker, results: dict[int, Decoded]) -> bool:
-        """Turn received bytes into results; whether there was at least one."""
-        start, found = 0, False
-        buffer = worker.incoming
-        while len(buffer) - start >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(buffer, start)
-            if length > _MESSAGE:
-                raise ValueError("an answer is too long")
-            end = start + LENGTH.size + length
-            if len(buffer) < end:
-                break
-            reply = unwrap(bytes(buffer[start + LENGTH.size : end]))
-            start = end
+        """Turn what a worker sent into results; whether there was at least one."""
+        found = False
+        for message in worker.process.messages():
+            reply = unwrap(message)
             if not worker.ready:
                 worker.ready, self._stillborn = True, 0
                 continue
             if not worker.chunks:
                 raise ValueError("an answer to no question")
             chunk = worker.chunks[0]
-            results[chunk.first + chunk.done] = _finish(chunk.files[chunk.done], reply, worker.tray)
+            results[chunk.first + chunk.done] = _finish(chunk.files[chunk.done], reply, worker.process.tray)
             chunk.done += 1
             worker.answered += 1
             found = True
             if chunk.done == len(chunk.files):
                 worker.chunks.popleft()
-        del buffer[:start]
         return found
 
-    # --- processes -----------------------------------------------------------------------------------------
+    def _silent(self) -> Iterator[tuple[_Worker, str]]:
+        """The workers that should have shown life by now, and how long they did not."""
+        now = time.monotonic()
+        for worker in self._team:
+            patience = self.silence if worker.ready else 4 * self.silence  # it imports what it needs
+            if (worker.chunks or not worker.ready) and now - worker.heard > patience:
+                yield worker, f"did not answer for {patience:.0f} s"
 
-    def _hire(self) -> _Worker:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "OPENBLAS_NUM_THREADS": "1",
-            "OMP_NUM_THREADS": "1",
-        }
-        role = ["windows"] if self.windows else []
-        with _shared(LENGTH.size) as (slate_file, slate), _shared(SLOTS * SLOT) as (tray_file, tray):
-            process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "residual.data.worker", str(slate_file), str(tray_file), *role],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                pass_fds=[slate_file, tray_file],
-                env=environment,
-                bufsize=0,
-            )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        for pipe in (process.stdin, process.stdout):
-            os.set_blocking(pipe.fileno(), False)
-            _widen(pipe.fileno())
-        return _Worker(process, slate, tray, heard=time.monotonic())
+    # --- lost workers --------------------------------------------------------------------------------------
 
-    def _bury(self, worker: _Worker) -> None:
-        process = worker.process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.kill()
-        with contextlib.suppress(OSError):
-            process.stdin.close()
-        process.stdout.close()
-        process.wait()
-
-    def _replace(self, worker: _Worker, cause: str | None, again: deque[_Chunk], results: dict[int, Decoded]) -> None:
+    def _replace(self, worker: _Worker, cause: str | None, work: _Work) -> None:
         """Write down what happened to a lost worker and put its work back into the queue."""
-        why = cause or _ending(worker.process.returncode)
+        why = cause or worker.process.ending
         who = f"decoding process {worker.process.pid}"
         if not worker.ready:
-            self._stillborn += 1
-            if self._stillborn >= 5:
-                raise RuntimeError(
-                    f"decoding processes do not start ({why}); "
-                    f"`{sys.executable} -m residual.data.worker` shows why, and workers=0 does without them"
-                )
+            self._refuse_stillborn(why)
             self.notes.append(f"{who} {why} before its first file; another was started")
-            again.extendleft(reversed(worker.chunks))
-            return
-        if not worker.chunks:
+            work.again.extendleft(reversed(worker.chunks))
+        elif not worker.chunks:
             self.notes.append(f"{who} {why} while it had no work; another was started")
-            return
-        open_ = [
-            (chunk.first + number, chunk.files[number], chunk.failures, chunk.fast)
-            for chunk in worker.chunks
-            for number in range(chunk.done, len(chunk.files))
-        ]
-        (begun,) = LENGTH.unpack(worker.slate[:])
-        place, suspect, failures, fast = open_.pop(min(max(begun - worker.answered - 1, 0), len(open_) - 1))
-        for other, file, earlier, window_alone in reversed(open_):
-            again.appendleft(_Chunk(other, [file], failures=earlier, fast=window_alone))
-        if cause is None and fast and worker.process.returncode == GAVE_UP:
-            self.notes.append(f"a part of {suspect.name} could not be decoded alone, so all of it is")
-            again.appendleft(_Chunk(place, [suspect], failures=failures, fast=False))
-        elif failures:
-            self.notes.append(f"{who} {why} at {suspect.name}, for the second time; the file is left out")
-            results[place] = Decoded(file=suspect, pixels=BadImage(f"a decoding process {why} at it, twice"))
         else:
-            self.notes.append(f"{who} {why} at {suspect.name}; another was started and tries it again")
-            again.appendleft(_Chunk(place, [suspect], failures=1, fast=fast))
+            suspect = _put_back(worker, work)
+            name = suspect.files[0].name
+            if cause is None and suspect.fast and worker.process.exit_code == GAVE_UP:
+                self.notes.append(f"a part of {name} could not be decoded alone, so all of it is")
+                work.again.appendleft(replace(suspect, fast=False))
+            elif suspect.failures:
+                self.notes.append(f"{who} {why} at {name}, for the second time; the file is left out")
+                reason = BadImage(f"a decoding process {why} at it, twice")
+                work.results[suspect.first] = Decoded(file=suspect.files[0], pixels=reason)
+            else:
+                self.notes.append(f"{who} {why} at {name}; another was started and tries it again")
+                work.again.appendleft(replace(suspect, failures=1))
+
+    def _refuse_stillborn(self, why: str) -> None:
+        self._stillborn += 1
+        if self._stillborn >= STILLBORN:
+            raise RuntimeError(
+                f"decoding processes do not start ({why}); "
+                f"`{sys.executable} -m residual.data.worker` shows why, and workers=0 does without them"
+            )
 
 
-def ahead(source: Iterable[T], *, depth: int) -> Iterator[T]:
-    """The items of `source`, made by a thread at most `depth` ahead of the reader."""
-    ready: queue.Queue[tuple[T | None, BaseException | None, bool]] = queue.Queue(maxsize=max(1, depth))
-    stop = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None, bool]) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for item in source:
-                put((item, None, False))
-                if stop.is_set():
-                    break
-            put((None, None, True))
-        except BaseException as error:  # handed to the reader
-            put((None, error, True))
-        finally:
-            close = getattr(source, "close", None)
-            if close is not None:
-                close()
-
-    thread = threading.Thread(target=work, name="residual decoding", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error, last = ready.get()
-            if error is not None:
-                raise error
-            if last:
-                return
-            yield item  # type: ignore[misc]
-    finally:
-        stop.set()
-        thread.join()
+def _put_back(worker: _Worker, work: _Work) -> _Chunk:
+    """Queue what a lost worker owed, each file by itself, but for the one that it was at, which is returned."""
+    owed = [one for chunk in worker.chunks for one in chunk.one_by_one()]
+    suspect = owed.pop(min(max(worker.process.begun - worker.answered - 1, 0), len(owed) - 1))
+    work.again.extendleft(reversed(owed))
+    return suspect
 
 
 def _chunks(files: Iterable[File]) -> Iterator[list[File]]:
@@ -415,64 +357,3 @@ def _finish(file: File, reply: Answer, tray: mmap.mmap | None = None) -> Decoded
     else:
         pixels = np.ndarray(reply.shape, np.uint8, tray, offset=reply.slot * SLOT).copy()
     return Decoded(file=file, pixels=pixels, found=reply.found, digest=reply.digest)
-
-
-@contextlib.contextmanager
-def _shared(size: int) -> Iterator[tuple[int, mmap.mmap]]:
-    """Memory to share with a process that is started inside; its descriptor here, and the memory."""
-    if hasattr(os, "memfd_create"):
-        descriptor = os.memfd_create("residual")
-    else:
-        with tempfile.TemporaryFile() as file:
-            descriptor = os.dup(file.fileno())
-    try:
-        os.ftruncate(descriptor, size)
-        yield descriptor, mmap.mmap(descriptor, size)
-    finally:
-        os.close(descriptor)
-
-
-def _push(worker: _Worker) -> bool:
-    """Write to a worker what it takes; whether something is left."""
-    assert worker.process.stdin is not None
-    while worker.outgoing:
-        rest = worker.outgoing[0]
-        try:
-            written = os.write(worker.process.stdin.fileno(), rest)
-        except BlockingIOError:
-            return True
-        except OSError:  # it is gone; the end of its answers says so
-            worker.outgoing.clear()
-            return False
-        if written < len(rest):
-            worker.outgoing[0] = rest[written:]
-            return True
-        worker.outgoing.popleft()
-    return False
-
-
-def _pull(worker: _Worker) -> bool:
-    """Read what a worker wrote; False when it wrote its last."""
-    assert worker.process.stdout is not None
-    try:
-        data = os.read(worker.process.stdout.fileno(), 1 << 20)
-    except BlockingIOError:
-        return True
-    worker.incoming += data
-    return bool(data)
-
-
-def _widen(pipe: int) -> None:
-    """A megabyte of room in a pipe, where the system gives it, saves most of the waiting."""
-    with contextlib.suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 1 << 20)
-
-
-def _ending(code: int) -> str:
-    if code == -signal.SIGPROF:
-        return f"took more than {SECONDS:.0f} s of processor time"
-    if code < 0:
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with exit code {code}"

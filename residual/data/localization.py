@@ -4,13 +4,15 @@ Classes are WordNet's numbers in their order, as where the same folders are read
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from residual.data.assemble import Entry, Listing, Progress
 from residual.data.images import Problem
 from residual.data.loader import File
-from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image, reach, refusal
 from residual.data.voc import BadAnnotation, read_annotation
 
 TINY = 64  # pixels of a side of every image of Tiny ImageNet
@@ -37,8 +39,8 @@ def read_tiny_imagenet(root: Path) -> dict[str, ObjectImages]:
                 if not is_file(path):
                     raise ValueError(f"it tells of {path.name}, which is not there")
                 left, top, right, bottom = map(float, corners)
-                # corners are pixels that belong to the box, counted from 0
-                here.append(objects([on_image((left, top, right + 1, bottom + 1), TINY, TINY)], [place[name]]))
+                box = (left, top, right + 1, bottom + 1)  # corners are pixels that belong to it, counted from 0
+                here.append(objects([on_image(box, TINY, TINY)], [place[name]], over=[reach(box, TINY, TINY)]))
                 paths.append(path)
             except ValueError as problem:
                 problems.append(Problem(path=where, reason=str(problem)))
@@ -68,48 +70,90 @@ def list_tiny_imagenet(root: Path) -> Listing:
 
 def is_imagenet(root: Path) -> bool:
     """Whether a folder is laid out as ILSVRC's CLS-LOC, or is the folder above it."""
-    return (_ilsvrc(root) / "Annotations" / "CLS-LOC").is_dir()
+    return (ilsvrc(root, "CLS-LOC") / "Annotations" / "CLS-LOC").is_dir()
 
 
-def read_imagenet(root: Path, *, progress: Progress | None = None) -> dict[str, ObjectImages]:
+def read_imagenet(root: Path, *, progress: Progress | None = None, lenient: bool = False) -> dict[str, ObjectImages]:
     """Train and validation images with boxes, as ImageSets/CLS-LOC lists them; train images without are passed over.
 
     Corners are taken for continuous.  A train image whose annotation tells of another class than its folder is left
-    out, and in `problems`; of validation images nothing but the annotation tells the class.
+    out, and in `problems`; of validation images nothing but the annotation tells the class.  Names of images that are
+    not there are refused; lenient puts them in `faults`.
     """
-    inner = _ilsvrc(root)
+    inner = ilsvrc(root, "CLS-LOC")
     classes = _synsets(root, inner)
+    annotations, images = inner / "Annotations" / "CLS-LOC", inner / "Data" / "CLS-LOC"
     found = {}
     for split, lists in LISTS.items():
-        paths, sizes, here, problems = [], [], list[Objects](), []
-        names = _listed(inner, lists)
         folder = "train" if split == "train" else "val"
-        for number, name in enumerate(names, start=1):
-            told = inner / "Annotations" / "CLS-LOC" / folder / f"{name}.xml"
-            if progress is not None:
-                progress(number, len(names))
-            if split == "train" and not is_file(told):
-                continue
-            path = inner / "Data" / "CLS-LOC" / folder / f"{name}.JPEG"
-            if not is_file(path):
-                raise ValueError(f"{inner} lists {name}, but there is no {path}; complete the images")
-            where = told.relative_to(root).as_posix()
-            try:
-                size, objects_here, left_out = read_annotation(told, classes, inclusive=False)
-            except BadAnnotation as problem:
-                problems.append(Problem(path=where, reason=str(problem)))
-                continue
-            problems += [Problem(path=where, reason=reason) for reason in left_out]
-            told_of = {classes[label] for label in objects_here.labels.tolist()}
-            if "/" in name and (others := told_of - {name.split("/")[0]}):  # a list of train names n01/n01_1
-                problems.append(Problem(path=where, reason=f"it tells of {min(others)}, another class than its folder"))
-                continue
-            paths.append(path)
-            sizes.append(size)
-            here.append(objects_here)
+        there = (inner / "ImageSets" / "CLS-LOC" / f"{name}.txt" for name in lists)
+        names = next((names_in(path) for path in there if path.is_file()), [])
+        listed = [
+            Listed(
+                name=name,
+                annotation=annotations / folder / f"{name}.xml",
+                image=images / folder / f"{name}.JPEG",
+                alone=name.split("/")[0] if split == "train" and "/" in name else None,  # n01/n01_1
+                optional=split == "train",
+            )
+            for name in names
+        ]
         if names:
-            found[split] = _images(root, paths, sizes, here, classes, f"ImageNet CLS-LOC, {split}", problems)
+            origin = f"ImageNet CLS-LOC, {split}"
+            found[split] = read_listed(root, listed, classes, classes, origin, progress=progress, lenient=lenient)
     return found
+
+
+class Listed(NamedTuple):
+    """An image that a list of ILSVRC's names.
+
+    alone: the one class that its annotation may tell of.  optional: it is passed over where it has no annotation.
+    """
+
+    name: str
+    annotation: Path
+    image: Path
+    alone: str | None = None
+    optional: bool = False
+
+
+def read_listed(
+    root: Path,
+    listed: Sequence[Listed],
+    ids: Sequence[str],
+    classes: tuple[str, ...],
+    origin: str,
+    *,
+    progress: Progress | None = None,
+    lenient: bool = False,
+) -> ObjectImages:
+    """Images with ILSVRC's annotations, whose corners are taken for continuous.  ids: of the classes, as they come."""
+    paths, sizes, here, problems, faults = [], [], list[Objects](), list[Problem](), list[Problem]()
+    for number, one in enumerate(listed, start=1):
+        if progress is not None:
+            progress(number, len(listed))
+        if one.optional and not is_file(one.annotation):
+            continue
+        where = one.annotation.relative_to(root).as_posix()
+        if not is_file(one.image):
+            absent = f"it is listed, but there is no {one.image.relative_to(root).as_posix()}"
+            faults.append(Problem(path=one.name, reason=absent))
+            continue
+        try:
+            size, objects_here, left_out = read_annotation(one.annotation, ids, inclusive=False)
+        except BadAnnotation as problem:
+            problems.append(Problem(path=where, reason=str(problem)))
+            continue
+        problems += [Problem(path=where, reason=reason) for reason in left_out]
+        if one.alone is not None and (others := {ids[label] for label in objects_here.labels.tolist()} - {one.alone}):
+            problems.append(Problem(path=where, reason=f"it tells of {min(others)}, another class than its folder"))
+            continue
+        paths.append(one.image)
+        sizes.append(size)
+        here.append(objects_here)
+    if faults and not (lenient and paths):
+        raise refusal(root, faults, "complete the images, or shorten the lists", listed=bool(paths))
+    return replace(_images(root, paths, sizes, here, classes, origin, problems), faults=tuple(faults))
 
 
 def _images(
@@ -165,8 +209,23 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         yield number, words
 
 
-def _ilsvrc(root: Path) -> Path:
-    return root / "ILSVRC" if (root / "ILSVRC").is_dir() else root
+def ilsvrc(root: Path, task: str) -> Path:
+    """The folder of Annotations/, Data/ and ImageSets/: the one given, or the one in it that has the task."""
+    if (root / "Annotations").is_dir():
+        return root
+    return next((folder for folder in sorted(root.glob("ILSVRC*")) if (folder / "Annotations" / task).is_dir()), root)
+
+
+def names_in(path: Path, *, without: str | None = None) -> list[str]:
+    """The images that a list of ILSVRC's names, without what stands behind them.  Refuses names that lead elsewhere.
+
+    without: what lines end with that are passed over.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines()
+    names = [line.split()[0] for line in lines if line.strip() and not (without and line.rstrip().endswith(without))]
+    if odd := next((each for each in names if ".." in each or each.startswith("/")), None):
+        raise ValueError(f"{path} lists {odd[:80]!r}, which is no name of an image")
+    return names
 
 
 def _synsets(root: Path, inner: Path) -> tuple[str, ...]:
@@ -179,14 +238,3 @@ def _synsets(root: Path, inner: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         raise ValueError(f"{root} has neither LOC_synset_mapping.txt nor {folder}: its classes are not told")
     return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir()))
-
-
-def _listed(inner: Path, lists: tuple[str, ...]) -> list[str]:
-    for name in lists:
-        path = inner / "ImageSets" / "CLS-LOC" / f"{name}.txt"
-        if path.is_file():
-            names = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-            if odd := next((each for each in names if ".." in each or each.startswith("/")), None):
-                raise ValueError(f"{path} lists {odd!r}, which is no name of an image")
-            return names
-    return []

@@ -24,6 +24,7 @@ Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 SMALLEST = 1.0  # area of a box on its image, square pixels
 MOST_MASKED = 1 << 30  # pixels of all masks of an image
+NAMED = 5  # faults that an error tells; the rest is counted
 MARK = 12  # hexadecimal digits: of 100,000 images and 5,000 others, two agree by chance once in 500,000 times
 
 
@@ -36,6 +37,8 @@ class Objects:
     areas: (M,) square pixels, of the outline where the annotation tells it (COCO), else of the box.
     masks: (M, H, W) bool, or None.
     outlines: what `with_masks` makes masks of: M of them, None for an object without; or None, where none has one.
+    over: (M,) pixels by which each box, as it was told, reached over its image (`reach`); None where nobody looked.
+    left_out: objects that were told of besides these, and cannot be used.
     """
 
     boxes: Floats
@@ -44,9 +47,11 @@ class Objects:
     areas: Floats
     masks: Flags | None = None
     outlines: tuple[Outline | None, ...] | None = None
+    over: Floats | None = None
+    left_out: int = 0
 
     def __post_init__(self) -> None:
-        parts = (self.boxes, self.labels, self.aside, self.areas, self.masks, self.outlines)
+        parts = (self.boxes, self.labels, self.aside, self.areas, self.masks, self.outlines, self.over)
         assert len({len(part) for part in parts if part is not None}) == 1, "every object needs one of each"
 
     def __len__(self) -> int:
@@ -62,6 +67,8 @@ class Objects:
             areas=self.areas[chosen],
             masks=None if self.masks is None else self.masks[chosen],
             outlines=None if self.outlines is None else tuple(self.outlines[number] for number in numbers),
+            over=None if self.over is None else self.over[chosen],
+            left_out=self.left_out,
         )
 
 
@@ -73,6 +80,7 @@ class ObjectImages:
     sizes: (height, width) of each image as its annotation says.  names: paths relative to the data.
     digests: SHA-256 of the bytes of each file; empty for pixels in memory, and before the files were read.
     problems: annotations and boxes that were left out, each with its reason.
+    faults: what no training would begin with, where somebody asked to see all of it (`lenient`); else it is refused.
     """
 
     paths: tuple[Path, ...]
@@ -82,6 +90,7 @@ class ObjectImages:
     classes: tuple[str, ...]
     origin: str
     problems: tuple[Problem, ...] = ()
+    faults: tuple[Problem, ...] = ()
     pixels: tuple[Pixels, ...] | None = None
     digests: tuple[bytes, ...] = ()
 
@@ -97,8 +106,15 @@ class ObjectImages:
             if len(here)
         )
 
+    @property
+    def emptied(self) -> tuple[str, ...]:
+        """Names of the images that are background only because every object that was told of them was left out."""
+        return tuple(
+            name for name, here in zip(self.names, self.objects, strict=True) if here.left_out and not len(here)
+        )
+
     def select(self, chosen: Sequence[int]) -> "ObjectImages":
-        """Some of the images, in that order; the problems stay with all."""
+        """Some of the images, in that order; problems and faults stay with all."""
         return replace(
             self,
             paths=tuple(self.paths[number] for number in chosen) if self.paths else (),
@@ -141,6 +157,8 @@ def objects(
     aside: Sequence[bool] | None = None,
     areas: Sequence[float] | None = None,
     outlines: Sequence[Outline | None] = (),
+    over: Sequence[float] | None = None,
+    left_out: int = 0,
 ) -> Objects:
     """Lists become arrays, also where they are empty.  Without `areas`, those of the boxes."""
     corners = np.array(boxes, np.float64).reshape(-1, 4)
@@ -151,6 +169,8 @@ def objects(
         aside=np.array([False] * len(corners) if aside is None else aside, np.bool_),
         areas=sides[:, 0] * sides[:, 1] if areas is None else np.array(areas, np.float64),
         outlines=tuple(outlines) if any(outline is not None for outline in outlines) else None,
+        over=None if over is None else np.array(over, np.float64),
+        left_out=left_out,
     )
 
 
@@ -209,6 +229,7 @@ def joined(first: ObjectImages, second: ObjectImages) -> ObjectImages:
         sizes=(*first.sizes, *second.sizes),
         objects=(*first.objects, *second.objects),
         problems=tuple(dict.fromkeys((*first.problems, *second.problems))),
+        faults=tuple(dict.fromkeys((*first.faults, *second.faults))),
         pixels=pixels,
         digests=(*first.digests, *second.digests),
     )
@@ -231,6 +252,23 @@ def on_image(box: tuple[float, float, float, float], height: int, width: int) ->
     if min(across, down) <= 0 or across * down < SMALLEST:
         raise ValueError(f"of box {box} less than a square pixel lies on the image of {width}x{height} pixels")
     return clipped
+
+
+def reach(box: tuple[float, float, float, float], height: int, width: int) -> float:
+    """By how many pixels a box reaches over the border of its image, where it does most; 0 for one that lies on it."""
+    left, top, right, bottom = box
+    return max(-left, -top, right - width, bottom - height, 0.0)
+
+
+def refusal(where: Path, faults: Sequence[Problem], way_out: str, *, listed: bool) -> ValueError:
+    """The first NAMED faults of data and the number of the others, as one error.
+
+    listed: whether somebody who looks at the data (`lenient`) is told all of them, and not refused as well.
+    """
+    told = "; ".join(f"{fault.path}: {fault.reason}" for fault in faults[:NAMED])
+    more = f"; and {len(faults) - NAMED:,} more" if len(faults) > NAMED else ""
+    more += ", which `residual data check --json` lists" if more and listed else ""
+    return ValueError(f"{where} cannot be used as it is: {told}{more}; {way_out}")
 
 
 def is_file(path: Path) -> bool:

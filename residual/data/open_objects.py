@@ -13,6 +13,7 @@ from residual.data.assemble import VALIDATION, Progress, held_out, read_all
 from residual.data.coco import is_coco, read_coco
 from residual.data.decode import BadImage, View
 from residual.data.header import size_of
+from residual.data.imagenet_det import is_det, read_det, split_of_det
 from residual.data.images import Problem
 from residual.data.instances import foldered, numbered, read_foldered, read_numbered
 from residual.data.loader import File
@@ -27,8 +28,10 @@ SCENES = {"train": 4_000, "validation": 100, "test": 200}  # drawn
 HELD = ("validation", "test")
 KINDS = (
     "scenes or shapes, which are drawn, a VOCdevkit, a COCO JSON or the folder above its annotations/, a YOLO folder "
-    "(images/, labels/), masks as PNG (Penn-Fudan, Data Science Bowl 2018), Tiny ImageNet or ImageNet's CLS-LOC"
+    "(images/, labels/), masks as PNG (Penn-Fudan, Data Science Bowl 2018), Tiny ImageNet, ImageNet's CLS-LOC "
+    "or DET"
 )
+LISTED = ("PASCAL VOC", "ImageNet CLS-LOC", "ImageNet DET")  # origins of what `lists` chooses from
 
 _Lists = list[tuple[str, str]]  # VOC's: year, name of the list
 
@@ -42,6 +45,7 @@ class ObjectDataset:
     test: ObjectImages | None = None
     split: dict[str, Any] = field(default_factory=dict)  # how the split was made; a run records it
     made_here: bool = False  # the held-out images were chosen by us, not by whoever made the data
+    unread: tuple[str, ...] = ()  # sets of the same folder that were not read, as `lists` names them
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -58,6 +62,21 @@ class ObjectDataset:
         """What was left out of any split, and why."""
         return tuple(dict.fromkeys(problem for images in self.splits().values() for problem in images.problems))
 
+    @property
+    def faults(self) -> tuple[Problem, ...]:
+        """Why no training would begin with it, if it was opened all the same (`lenient`)."""
+        return tuple(dict.fromkeys(fault for images in self.splits().values() for fault in images.faults))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is worth knowing, though nothing was left out and nothing is refused for it."""
+        notes = [f"the folder has the boxes of {name} too; --lists {name} reads them instead" for name in self.unread]
+        for split, images in self.splits().items():
+            if names := images.emptied:  # a detector learns from them that nothing is there
+                stays = f"{len(names):,} image(s), such as {names[0]}, stay without any object, as background"
+                notes.append(f"{split}: {stays}: every object that was told of them was left out")
+        return tuple(notes)
+
     def splits(self) -> dict[str, ObjectImages]:
         """The splits that exist, by name."""
         named = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -73,6 +92,7 @@ def open_objects(
     validation: float | None = None,
     workers: int = 0,
     progress: Progress | None = None,
+    lenient: bool = False,
 ) -> ObjectDataset:
     """Read images with boxes, and outlines where the data has them.
 
@@ -83,18 +103,21 @@ def open_objects(
         every seed and drawn for no seed otherwise; or a path: see KINDS.
     lists: of a VOCdevkit, "07+12" for the trainval images of both years, "07++12" for the test images of 2007 as well,
         "2012:train+2007:val" for any; behind a slash what to validate on, "2007:train/2007:val"; None takes what there
-        is.  Tested on the test images of 2007, where they are there and not asked for otherwise.
+        is.  Tested on the test images of 2007, where they are there and not asked for otherwise.  Of an ILSVRC folder
+        "DET" or "CLS-LOC"; None takes CLS-LOC where it has both.
     seed: decides what `scenes` draws, and which images are held out.  size: side of a scene, pixels.
     validation: share of the training images held out, by name; 0 holds out none, and None a fifth of a set that has
         neither validation nor test images.
     workers: processes that decode, each bounded in time and memory; 0 decodes in this one.
     progress: called with (files read, files in all), once or more per split.
+    lenient: what is listed and missing, and entries that contradict each other, become faults instead of refusing the
+        data; for looking at it, not training.
 
     Raises ValueError for what is not there, or is none of these.
     """
-    found = _read(where, lists, seed, size, progress)
-    if lists is not None and not any("VOC" in images.origin for images in found.values()):
-        raise ValueError(f"`lists` ({lists!r}) chooses images of a VOCdevkit, which {where} is not")
+    found = _read(where, lists, seed, size, progress, lenient)
+    if lists is not None and not any(images.origin.startswith(LISTED) for images in found.values()):
+        raise ValueError(f"`lists` ({lists!r}) chooses images of a VOCdevkit or an ILSVRC folder, which {where} is not")
     classes = found["train"].classes
     for split, images in found.items():
         if images.classes != classes:
@@ -105,12 +128,17 @@ def open_objects(
     if not any((~here.aside).any() for here in found["train"].objects):
         problems = found["train"].problems
         why = f"; {problems[0].path}: {problems[0].reason}" if problems else ""
-        raise ValueError(f"{where} has no object to be found on its training images{why}")
+        nothing = f"there is no object to be found on the training images{why}"
+        if not lenient:
+            raise ValueError(f"{where}: {nothing}")
+        faults = (*found["train"].faults, Problem(path="train", reason=nothing))
+        found["train"] = replace(found["train"], faults=faults)
     data = ObjectDataset(
         train=found["train"],
         validation=found.get("validation"),
         test=found.get("test"),
-        split={"made": "as the data has it"} | {split: len(images) for split, images in found.items()},
+        split={"made": _made(where, found["train"])} | {split: len(images) for split, images in found.items()},
+        unread=_unread(where, found["train"], lists),
     )
     if validation is None and len(found) == 1:
         validation = VALIDATION
@@ -132,7 +160,7 @@ def has_objects(where: str) -> bool:
     path = path.resolve()
     if is_tiny_imagenet(path):
         return (path / "val" / "images").is_dir()
-    laid_out = (_devkit, is_imagenet, numbered, foldered, is_yolo)
+    laid_out = (_devkit, is_imagenet, is_det, numbered, foldered, is_yolo)
     named = ("annotations/*.json", "*/_annotations.coco.json")
     return (
         any(knows(path) for knows in laid_out)
@@ -174,7 +202,9 @@ def to_evaluate(data: ObjectDataset) -> tuple[str, ObjectImages]:
     return "all", joined(data.train, data.validation)
 
 
-def _read(where: str, lists: str | None, seed: int, size: int, progress: Progress | None) -> dict[str, ObjectImages]:
+def _read(
+    where: str, lists: str | None, seed: int, size: int, progress: Progress | None, lenient: bool
+) -> dict[str, ObjectImages]:
     """The splits, by name; "train" is among them."""
     if drawn := re.fullmatch(r"(scenes|shapes)(?::([1-9]\d*))?", where):
         if Path(where).is_dir():
@@ -193,21 +223,22 @@ def _read(where: str, lists: str | None, seed: int, size: int, progress: Progres
     path = path.resolve()
     if path.is_file():
         if path.suffix.lower() == ".json":
-            return _coco(_siblings(path))
+            return _coco(_siblings(path), lenient)
         if path.suffix.lower() in (".yaml", ".yml"):
             return _with_train(path, read_yolo(path.parent, path))
         raise ValueError(f"{where} is a file; data with objects is {KINDS}")
     if devkit := _devkit(path):
-        return _apart({split: read_voc(devkit, chosen) for split, chosen in _voc_lists(devkit, lists).items()})
+        chosen = _voc_lists(devkit, lists)
+        return _apart({split: read_voc(devkit, which, lenient=lenient) for split, which in chosen.items()})
     readers: tuple[tuple[Callable[[Path], Any], Callable[[Path, Any], dict[str, ObjectImages]]], ...] = (
-        (lambda root: _annotations(root, "annotations/*.json"), lambda _, files: _coco(files)),
+        (lambda root: _annotations(root, "annotations/*.json"), lambda _, files: _coco(files, lenient)),
         (is_tiny_imagenet, lambda root, _: read_tiny_imagenet(root)),
-        (is_imagenet, lambda root, _: read_imagenet(root, progress=progress)),
+        (lambda root: _of_imagenet(root, lists), lambda root, read: read(root, progress=progress, lenient=lenient)),
         (numbered, lambda _, told: {"train": read_numbered(*told, progress=progress)}),
         (foldered, lambda _, inner: {"train": read_foldered(inner, progress=progress)}),
         (is_yolo, lambda root, _: read_yolo(root)),
-        (lambda root: _annotations(root, "*/_annotations.coco.json"), lambda _, files: _coco(files)),
-        (lambda root: _annotations(root, "*.json"), lambda _, files: _coco(files)),
+        (lambda root: _annotations(root, "*/_annotations.coco.json"), lambda _, files: _coco(files, lenient)),
+        (lambda root: _annotations(root, "*.json"), lambda _, files: _coco(files, lenient)),
     )
     for knows, read in readers:
         if known := knows(path):
@@ -246,6 +277,35 @@ def _as_told(images: ObjectImages, workers: int, progress: Progress | None) -> O
     if problems and not good:
         raise ValueError(f"{images.origin}: no image can be used; {problems[0].path}: {problems[0].reason}")
     return replace(images.select(good), digests=tuple(harvest.digests), problems=(*images.problems, *problems))
+
+
+# --- ImageNet --------------------------------------------------------------------------------------------------------
+
+IMAGENET = {"CLS-LOC": (is_imagenet, read_imagenet), "DET": (is_det, read_det)}  # the first is read if none is named
+
+
+def _of_imagenet(path: Path, lists: str | None) -> Callable[..., dict[str, ObjectImages]] | None:
+    """Who reads the one of ILSVRC's tasks that is meant; None: the folder is not ILSVRC's."""
+    there = _tasks(path)
+    if there and lists is not None and lists not in there:
+        raise ValueError(f"{path} has the boxes of {' and '.join(there)}, not of {lists!r}")
+    return IMAGENET[lists or there[0]][1] if there else None
+
+
+def _tasks(path: Path) -> list[str]:
+    """Which of ILSVRC's tasks a folder has."""
+    return [name for name, (knows, _) in IMAGENET.items() if knows(path)]
+
+
+def _unread(where: str, images: ObjectImages, lists: str | None) -> tuple[str, ...]:
+    """The tasks that were passed over because nobody named one."""
+    return tuple(_tasks(Path(where).expanduser())[1:] if lists is None and images.origin.startswith("ImageNet") else ())
+
+
+def _made(where: str, images: ObjectImages) -> str:
+    """How the splits came to be."""
+    told = images.origin.startswith("ImageNet DET")
+    return split_of_det(Path(where).expanduser()) if told else "as the data has it"
 
 
 # --- PASCAL VOC ------------------------------------------------------------------------------------------------------
@@ -318,8 +378,8 @@ def _parsed(told: str) -> _Lists:
 # --- COCO ------------------------------------------------------------------------------------------------------------
 
 
-def _coco(files: dict[str, Path]) -> dict[str, ObjectImages]:
-    return {split: read_coco(path) for split, path in files.items()}
+def _coco(files: dict[str, Path], lenient: bool) -> dict[str, ObjectImages]:
+    return {split: read_coco(path, lenient=lenient) for split, path in files.items()}
 
 
 def _split_of(path: Path) -> str | None:

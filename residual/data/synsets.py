@@ -1,7 +1,9 @@
-"""ImageNet's 1,000 classes as they are called: n01440764, "tench", "tench, Tinca tinca".
+"""ImageNet's 1,000 classes as they are called: n01440764, "tench", "tench, Tinca tinca"; and the 200 of detection.
 
 Folders are named by WordNet's id, tables of the hub by all words of a synset, networks by one of them.  synsets.txt
-holds ids and torchvision's names, in the order of the ids, which is that of everybody's outputs.
+holds ids and torchvision's names, in the order of the ids, which is that of everybody's outputs.  synsets_det.txt holds
+the 200 ids and names of the detection task in the order of its development kit (map_det.txt), which is that of the
+names.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,17 @@ SHARED = 2  # classes of the thousand that both are called crane: the bird and t
 @cache
 def synsets() -> dict[str, str]:
     """The name of each class by its id, in the order of the ids."""
-    lines = Path(__file__).with_name("synsets.txt").read_text("utf-8").splitlines()
+    return _named("synsets.txt")
+
+
+@cache
+def det_synsets() -> dict[str, str]:
+    """The name of each of the 200 classes of ImageNet's detection task (DET) by its id, in the order of that task."""
+    return _named("synsets_det.txt")
+
+
+def _named(file: str) -> dict[str, str]:
+    lines = Path(__file__).with_name(file).read_text("utf-8").splitlines()
     return {line.partition(" ")[0]: line.partition(" ")[2] for line in lines}
 
 

@@ -19,6 +19,9 @@ from torch.nn import functional
 from residual.data.crop import Crop, Interpolation
 from residual.data.decode import View, fit
 
+IMAGENET_MEAN = (123.675, 116.28, 103.53)  # 255 x (0.485, 0.456, 0.406), red green blue
+IMAGENET_STD = (58.395, 57.12, 57.375)  # 255 x (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:

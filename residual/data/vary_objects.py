@@ -134,11 +134,6 @@ def mirrored(pixels: Pixels, objects: Objects) -> tuple[Pixels, Objects]:
     return np.ascontiguousarray(pixels[:, ::-1]), replace(objects, boxes=boxes, masks=masks, outlines=None)
 
 
-def resized(pixels: Pixels, objects: Objects, *, shorter: int, longer: int) -> tuple[Pixels, Objects]:
-    """The shorter side becomes `shorter`, or less where the longer one would pass `longer`; see `brought_to`."""
-    return brought_to(pixels, objects, *resized_to(*pixels.shape[:2], shorter=shorter, longer=longer))
-
-
 def brought_to(pixels: Pixels, objects: Objects, new_height: int, new_width: int) -> tuple[Pixels, Objects]:
     """The same at another size: pixels by Pillow's bilinear filter, masks by their nearest pixel.
 
@@ -161,7 +156,7 @@ def brought_to(pixels: Pixels, objects: Objects, new_height: int, new_width: int
 
 
 def resized_to(height: int, width: int, *, shorter: int, longer: int) -> tuple[int, int]:
-    """The height and width that `resized` gives."""
+    """The size at which the shorter side is `shorter`, or less where the longer one would pass `longer`."""
     scale = min(shorter / min(height, width), longer / max(height, width))
     return max(1, round(height * scale)), max(1, round(width * scale))
 

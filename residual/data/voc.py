@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from residual.data.images import Problem
-from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image, reach, refusal
 
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
@@ -24,26 +24,24 @@ class BadAnnotation(ValueError):
     """An annotation that cannot be used, and why."""
 
 
-def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
+def read_voc(root: Path, lists: Iterable[tuple[str, str]], *, lenient: bool = False) -> ObjectImages:
     """The union of official lists, e.g. (("2007", "trainval"), ("2012", "trainval")) for 07+12.
 
     root: a VOCdevkit, or the folder of the one year asked for.  Annotations that cannot be used, and boxes that cannot
-    be, are in `problems`; a list or an image that is missing is refused.
+    be, are in `problems`; a list that is missing is refused, and so are names in it that are none, or of no image:
+    lenient puts those in `faults`.
     """
-    paths, names, sizes, found, problems = [], [], [], [], []
+    paths, names, sizes, found, problems, faults = [], [], [], [], [], []
     seen = set[tuple[str, str]]()
     for year, split in lists:
         folder = root if root.name == f"VOC{year}" else root / f"VOC{year}"
-        new = (name for name in _listed(folder, split) if (year, name) not in seen)
-        listed = {name: folder / "JPEGImages" / f"{name}.jpg" for name in new}
+        listed = [name for name in _listed(folder, split) if (year, name) not in seen]
         seen |= {(year, name) for name in listed}
-        if absent := [name for name, picture in listed.items() if not is_file(picture)]:
-            raise ValueError(
-                f"{folder / 'ImageSets/Main' / split}.txt lists {absent[0]}, but there is no {listed[absent[0]]}, nor "
-                f"images for {len(absent) - 1:,} more of its {len(listed):,} names; complete the images, or shorten "
-                "the list"
-            )
-        for name, picture in listed.items():
+        for name in listed:
+            picture = folder / "JPEGImages" / f"{name}.jpg"
+            if why := _no_image(name, picture):
+                faults.append(Problem(path=f"VOC{year}/ImageSets/Main/{split}.txt", reason=why))
+                continue
             where = f"VOC{year}/Annotations/{name}.xml"
             try:
                 size, here, left_out = read_annotation(folder / "Annotations" / f"{name}.xml")
@@ -55,6 +53,8 @@ def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
             names.append(f"VOC{year}/{name}")
             sizes.append(size)
             found.append(here)
+    if faults and not (lenient and paths):
+        raise refusal(root, faults, "complete the images, or shorten the list", listed=bool(paths))
     if not paths:
         raise ValueError(f"{root} has no image with a usable annotation in the lists {list(lists)}")
     return ObjectImages(
@@ -65,6 +65,7 @@ def read_voc(root: Path, lists: Iterable[tuple[str, str]]) -> ObjectImages:
         classes=CLASSES,
         origin="PASCAL VOC " + " + ".join(f"{year} {split}" for year, split in lists),
         problems=tuple(problems),
+        faults=tuple(faults),
     )
 
 
@@ -88,7 +89,7 @@ def read_annotation(
     size = tree.one("size")
     height, width = _whole(size, "height"), _whole(size, "width")
     place = {name: label for label, name in enumerate(classes)}
-    boxes, labels, aside, left_out = [], [], [], []
+    boxes, labels, aside, over, left_out = [], [], [], [], []
     for number, told in enumerate(tree.all("object"), start=1):
         try:
             name = told.text("name")
@@ -96,7 +97,8 @@ def read_annotation(
                 raise BadAnnotation(f"<name> is {name[:40]!r}, none of the {len(place)} classes")
             corners = told.one("bndbox")
             left, top, right, bottom = (_number(corners, tag) for tag in ("xmin", "ymin", "xmax", "ymax"))
-            box = on_image((left - inclusive, top - inclusive, right, bottom), height, width)
+            told_box = (left - inclusive, top - inclusive, right, bottom)
+            box = on_image(told_box, height, width)
             difficult = told.text("difficult", "0") == "1"
         except ValueError as problem:
             left_out.append(f"object {number}: {problem}")
@@ -104,7 +106,8 @@ def read_annotation(
         boxes.append(box)
         labels.append(place[name])
         aside.append(difficult)
-    return (height, width), objects(boxes, labels, aside), left_out
+        over.append(reach(told_box, height, width))
+    return (height, width), objects(boxes, labels, aside, over=over, left_out=len(left_out)), left_out
 
 
 class Element:
@@ -194,10 +197,14 @@ def _listed(folder: Path, split: str) -> list[str]:
         there = sorted(found.stem for found in path.parent.glob("*.txt") if "_" not in found.stem)
         hint = f"there are {', '.join(there)}" if there else "there is no list at all"
         raise ValueError(f"{folder} has no list {split!r} (ImageSets/Main/{split}.txt); {hint}")
-    names = path.read_text(encoding="utf-8", errors="surrogateescape").split()
-    if odd := next((name for name in names if "/" in name or name.startswith(".")), None):
-        raise ValueError(f"{path} lists {odd!r}, which is no name of an image")
-    return names
+    return list(dict.fromkeys(path.read_text(encoding="utf-8", errors="surrogateescape").split()))
+
+
+def _no_image(name: str, picture: Path) -> str | None:
+    """What is wrong with a name of a list, if anything is."""
+    if "/" in name or name.startswith("."):
+        return f"it lists {name[:80]!r}, which is no name of an image"
+    return None if is_file(picture) else f"it lists {name[:80]}, but there is no JPEGImages/{picture.name[:80]}"
 
 
 def _number(element: Element, tag: str) -> float:

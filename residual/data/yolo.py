@@ -15,13 +15,14 @@ import numpy as np
 from residual.data.folder import IMAGES
 from residual.data.header import size_of
 from residual.data.images import Problem
-from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image
+from residual.data.objects import ObjectImages, Objects, is_file, objects, on_image, reach
 from residual.data.outlines import Outline, polygons, short
 from residual.data.split import SPELLINGS
 
 LARGEST = 4 << 20  # bytes of a text file
 LARGEST_YAML = 1 << 18  # the names of a thousand classes have 30 thousand
 LONGEST = 1_000  # letters of what may be a number in it
+FARTHEST = 4.0  # sides of the image; a centre, a corner, or both sides of a box beyond are pixels
 NAMES = ("classes.txt", "names.txt", "obj.names")
 
 
@@ -47,44 +48,53 @@ def read_yolo(root: Path, description: Path | None = None) -> dict[str, ObjectIm
 
 def read_lines(text: str, classes: int, height: int, width: int) -> tuple[Objects, list[str]]:
     """The objects of one image, and why lines of its file were left out."""
-    boxes, labels, outlines, left_out = [], [], list[Outline | None](), []
+    boxes, labels, outlines, over, left_out = [], [], list[Outline | None](), [], []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
             continue
         try:
-            label, box, outline = _line(line.split(), classes, height, width)
+            label, told, outline = _line(line.split(), classes, height, width)
+            box = on_image(told, height, width)
         except ValueError as problem:
             left_out.append(f"line {number}: {problem}")
             continue
         boxes.append(box)
         labels.append(label)
         outlines.append(outline)
-    return objects(boxes, labels, outlines=outlines), left_out
+        over.append(reach(told, height, width))
+    return objects(boxes, labels, outlines=outlines, over=over, left_out=len(left_out)), left_out
 
 
 def _line(
     words: Sequence[str], classes: int, height: int, width: int
 ) -> tuple[int, tuple[float, float, float, float], Outline | None]:
+    """The class, the box in pixels, which may reach over the image, and the outline."""
     if not words[0].isdecimal() or len(words[0]) > 9 or int(words[0]) >= classes:
         raise ValueError(f"class {short(words[0])} is none of the {classes} classes, which count from 0")
     try:
         values = np.array([float(word) for word in words[1:]])
     except ValueError:
         raise ValueError("after the class there is something that is no number") from None
+    if len(values) != 4 and (len(values) < 6 or len(values) % 2):
+        raise ValueError(f"there are {len(values)} numbers after the class; a box has 4, a polygon 6, 8, 10 ...")
+    if not np.isfinite(values).all():
+        raise ValueError("after the class there is a number that is not finite")
+    beyond = np.abs(values) > FARTHEST
+    allowed = len(values) == 4 and not beyond[:2].any()  # one side of a box, which is cut to the image
+    if beyond.sum() > allowed:
+        raise ValueError(
+            f"these look like pixels; YOLO wants fractions of width and height, 0 to 1: divide by {width} and {height}"
+        )
     label = int(words[0])
     if len(values) == 4:
         across, down, wide, high = values.tolist()
         shares = (across - wide / 2, down - high / 2, across + wide / 2, down + high / 2)
         left, top, right, bottom = shares
-        return label, on_image((left * width, top * height, right * width, bottom * height), height, width), None
-    if len(values) < 6 or len(values) % 2:
-        raise ValueError(f"there are {len(values)} numbers after the class; a box has 4, a polygon 6, 8, 10 ...")
-    if not (np.abs(values) <= 10).all():
-        raise ValueError("a polygon has a corner far from the image; corners are shares of its sides, about 0 to 1")
+        return label, (left * width, top * height, right * width, bottom * height), None
     corners = values.reshape(-1, 2) * [width, height]
     outline = polygons([corners], height, width)
     (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
-    return label, on_image((left, top, right, bottom), height, width), outline
+    return label, (left, top, right, bottom), outline
 
 
 def _read_split(root: Path, split: str, places: Sequence[Path], classes: tuple[str, ...]) -> ObjectImages:

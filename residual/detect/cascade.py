@@ -148,7 +148,8 @@ class Cascade(nn.Module):
         if self.description.pooled != self.head.pooled:
             box, mask = (functional.adaptive_max_pool2d(x, self.head.pooled) for x in (box, mask))
         seen = torch.cat([average(self.head.stage(box)), average(self.masked_stage(mask))], dim=1)
-        return Pass(outlines, self.head.score(seen), self.outlined(seen), self.head.tell(seen)[1])
+        scores, codes = self.head.tell(seen)
+        return Pass(outlines, scores, self.outlined(seen), codes)
 
     def losses(
         self,
@@ -282,10 +283,10 @@ class Cascade(nn.Module):
         region, label = (probabilities > told.regions.score).nonzero(as_tuple=True)
         sure = probabilities[region, label]
         kept = batched_nms(boxes[region], sure, label, told.regions.overlap)[: told.regions.most]
-        masks = vote_masks(
+        voted = vote_masks(
             boxes[region], label, sure, outlines[region], kept, frame, voters=told.voters, threshold=told.threshold
         )
-        return Found(boxes[region[kept]], label[kept], sure[kept], masks)
+        return Found(boxes[region[kept]], label[kept], sure[kept], voted)
 
 
 def build(description: CascadeDescription) -> Trunk:

@@ -9,7 +9,8 @@
 The trunk "small" is for images of about a hundred pixels, from random weights, in minutes on a laptop: two stages of
 two blocks, of which the first sees the image and the second each region; what stands on it was chosen on drawn scenes.
 Under a pyramid it has four stages of one block, for many small objects on larger images, in less than an hour; what
-stands on it was chosen on nuclei under the microscope.
+stands on it was chosen on nuclei under the microscope.  As classifiers, which `--trunk` takes,
+they are small_c4, small_fpn and small_localizer of `residual models`.
 """
 
 import re
@@ -29,21 +30,9 @@ from residual.models.catalog import describe
 from residual.models.description import Description
 
 SIDE = 600  # pixels, of the images on which anchors are told
-SMALL = Description(
-    block="basic", depths=(2, 2), widths=(64, 128), stem="imagenet", stem_width=32, shortcut="B", image=96
-)
-SMALL_PYRAMID = Description(
-    block="basic",
-    depths=(1, 1, 1, 1),
-    widths=(32, 64, 128, 256),
-    stem="imagenet",
-    stem_width=32,
-    shortcut="B",
-    image=256,
-)
-SMALL_LOCALIZER = Description(
-    block="basic", depths=(1, 1, 1, 1), widths=(16, 32, 64, 128), stem="cifar", stem_width=16, shortcut="B", image=64
-)
+SMALL = describe("small_c4")
+SMALL_PYRAMID = describe("small_fpn")
+SMALL_LOCALIZER = describe("small_localizer")
 NAMES = (
     "faster_rcnn_resnet50_c4", "faster_rcnn_resnet101_c4", "faster_rcnn_resnet101_c4_context", "faster_rcnn_vgg16",
     "faster_rcnn_resnet50_fpn", "faster_rcnn_small_c4", "faster_rcnn_small_fpn", "mask_rcnn_resnet50_c4",

@@ -48,13 +48,13 @@ def rows(regions: Sequence[Tensor]) -> Tensor:
 
 def _cut(features: Tensor, regions: Tensor, side: int, stride: int, how: Cut) -> Tensor:
     exact = features.to(regions.dtype)  # half precision would round the places
-    if exact.device.type == "cpu" and not (torch.is_grad_enabled() and exact.requires_grad):
-        if how == "pool":
-            found = lookup.pool(exact, regions.detach(), side, stride)
-        else:
-            found = lookup.align(exact, regions.detach(), side, stride, half=0.5 if how == "align" else 0.0)
+    on_cpu, learned = exact.device.type == "cpu", torch.is_grad_enabled() and exact.requires_grad
+    if how == "pool" and on_cpu and not learned:
+        found = lookup.pool(exact, regions.detach(), side, stride)
     elif how == "pool":
         found = roi_pool(exact, regions, side, 1 / stride)
+    elif on_cpu:
+        found = lookup.align(exact, regions.detach(), side, stride, half=0.5 if how == "align" else 0.0)
     else:
         found = roi_align(exact, regions, side, 1 / stride, sampling_ratio=2, aligned=how == "align")
     return found.to(features.dtype)

@@ -73,8 +73,7 @@ def find_together(detectors: Sequence[Detector], pixels: Pixels, procedure: Proc
             (found,) = cascade(small, [(small.shape[2], small.shape[3])], [(image.shape[1], image.shape[2])])
         case Localizers() as localizers:
             found = localizers.guess(image, GUESSES, told.sides or (told.side,))
-    masks = None if found.masks is None else found.masks.cpu()
-    return Found(found.boxes.cpu(), found.labels.cpu(), found.scores.cpu(), masks)
+    return Found(found.boxes.cpu(), found.labels.cpu(), found.scores.cpu(), found.outlines)
 
 
 def alike(detectors: Sequence[Detector]) -> list[FasterRCNN]:

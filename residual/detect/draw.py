@@ -4,15 +4,17 @@ Lines and text are in proportion to the image.  Shapes: M objects on an image of
 """
 
 import colorsys
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from residual.data.decode import Pixels
 from residual.data.objects import Flags, Floats
-from residual.data.outlines import spread
+from residual.data.outlines import Outline, as_runs, columns_of, mask_of, spread
 from residual.detect.detections import area
 
 Colour = tuple[int, int, int]  # red, green, blue
@@ -22,9 +24,11 @@ TRUTH, ANSWER = (40, 220, 60), (255, 45, 45)  # in close-ups of mistakes
 DARK = (16, 16, 16)  # around every line, so that it is seen on what has its colour
 LINE, TEXT = 0.0045, 0.033  # widths of lines and heights of text, of the root of the image's area
 SMALLEST, UNREADABLE = 11, 8  # pixels: text is not smaller, unless the image has no room; and never smaller than that
-CROWD = 8  # labels, from which on text becomes smaller
+CROWD = 8  # labels, from which on text becomes smaller and none hides what it names
 TINT = 0.4  # of a mask's colour on the pixels it covers
 ROOM = 480  # pixels, to about which the longer side of a small image is enlarged
+CLEAR, MOST_ROOM = 32, 1400  # pixels, to which small objects are enlarged, as long as the image's longer side allows
+FINE = 12  # times its line a box is wide and high, or the line is finer
 CLOSEUP = 320  # pixels, the longer side of a close-up
 ENLARGED = 4.0  # times, at most
 THIN = 160  # pixels, root of the area under which lines are one pixel wide
@@ -52,10 +56,10 @@ def draw(
     texts: Sequence[str],
     colours: Sequence[Colour],
     *,
-    masks: Flags | None = None,
+    outlines: Sequence[Outline] = (),
     dashed: bool = False,
 ) -> Pixels:
-    """A copy of the image (H, W, 3) with boxes (M, 4), a label for each ("" for none) and masks (M, H, W) on it.
+    """A copy of the image (H, W, 3) with boxes (M, 4), a label for each ("" for none) and M masks, or none, on it.
 
     The small stand on top.  Give the surest first: its label is where it belongs.  A label lies on the image whole and
     on no other label; where it finds no such place, it is left out.
@@ -66,9 +70,8 @@ def draw(
     line = max(1 if scale < THIN else 2, round(LINE * scale))
     tinted = pixels.copy()
     order = np.argsort(-area(boxes), kind="stable").tolist()
-    if masks is not None:
-        for number in order:
-            _tint(tinted, masks[number], colours[number], line)
+    for number in order if outlines else ():  # one mask at a time: all of them would not fit into memory
+        _tint(tinted, outlines[number], colours[number], line)
     picture = Image.fromarray(tinted)
     brush = ImageDraw.Draw(picture)
     places = [_rectangle(box, height, width) for box in boxes]
@@ -84,13 +87,20 @@ def draw(
     return np.asarray(picture)
 
 
-def enlarged(pixels: Pixels, boxes: Floats, masks: Flags | None = None) -> tuple[Pixels, Floats, Flags | None]:
-    """A small image with its boxes and masks, each pixel as often as gives labels room; a large one as it is."""
-    times = max(1, round(ROOM / max(pixels.shape[:2])))
+def enlarged(
+    pixels: Pixels, boxes: Floats, outlines: Sequence[Outline] = ()
+) -> tuple[Pixels, Floats, Sequence[Outline]]:
+    """A small image, or one of small objects, with its boxes and masks, each pixel as often as gives labels room."""
+    height, width = pixels.shape[:2]
+    times = max(1, round(ROOM / max(height, width)))
+    if len(boxes):
+        small = max(float(np.median((boxes[:, 2:] - boxes[:, :2]).min(axis=1))), 1.0)
+        times = max(times, min(math.ceil(CLEAR / small), MOST_ROOM // max(height, width)))
     if times == 1:
-        return pixels, boxes, masks
-    larger = pixels.repeat(times, axis=0).repeat(times, axis=1)
-    return larger, boxes * times, None if masks is None else masks.repeat(times, axis=1).repeat(times, axis=2)
+        return pixels, boxes, outlines
+    masks = (mask_of(each, height, width) for each in outlines)
+    larger = [as_runs(mask.repeat(times, axis=0).repeat(times, axis=1)) for mask in masks]
+    return pixels.repeat(times, axis=0).repeat(times, axis=1), boxes * times, larger
 
 
 def closeup(pixels: Pixels, truth: Floats, answers: Floats, *, of: Floats) -> Pixels:
@@ -127,21 +137,31 @@ class Label:
 
 
 def labels(texts: Sequence[str], boxes: Sequence[Rectangle | None], height: int, width: int) -> Iterator[Label]:
-    """A place for each label, the first given before the others: above its box, else below its upper edge, ..."""
+    """A place for each label, the first given before the others: above its box, else below its upper edge, ...
+
+    Where that hides half a label's worth of the boxes, it goes where it hides less.  In a crowd a label that is larger
+    than its box is left out.
+    """
     many = sum(map(bool, texts)) / CROWD
+    objects = np.array([box for box in boxes if box is not None]).reshape(-1, 4)
     size = max(SMALLEST, round(TEXT * (height * width) ** 0.5 / max(1.0, many) ** 0.25))
     taken: list[Rectangle] = []
     for number, (text, box) in enumerate(zip(texts, boxes, strict=True)):
         if not text or box is None or (fitted := _fitted(text, size, width)) is None:
             continue
         shown, chosen, wide, high, inset = fitted
-        if high > height:
+        covered = wide * high
+        if high > height or (many > 1 and covered > (box[2] - box[0]) * (box[3] - box[1])):
             continue
-        for place in _places(box, wide, high, height, width):
-            if not any(_meet(place, other) for other in taken):
-                taken.append(place)
-                yield Label(number, shown, chosen, place, inset)
-                break
+        free = [
+            place
+            for place in _places(box, wide, high, height, width)
+            if not any(_meet(place, other) for other in taken)
+        ]
+        if free:
+            place = min(free, key=lambda each: 2 * _hidden(each, objects) // covered)
+            taken.append(place)
+            yield Label(number, shown, chosen, place, inset)
 
 
 def _fitted(text: str, size: int, width: int) -> tuple[str, int, int, int, tuple[int, int]] | None:
@@ -179,6 +199,12 @@ def _places(box: Rectangle, wide: int, high: int, height: int, width: int) -> It
             yield across, row, across + wide, row + high
 
 
+def _hidden(place: Rectangle, objects: NDArray[np.int64]) -> int:
+    """How many pixels of boxes (M, 4) are under a place."""
+    low, high = np.maximum(objects[:, :2], place[:2]), np.minimum(objects[:, 2:], place[2:])
+    return int((high - low).clip(0).prod(axis=1).sum())
+
+
 def _meet(first: Rectangle, second: Rectangle) -> bool:
     across = min(first[2], second[2]) - max(first[0], second[0])
     down = min(first[3], second[3]) - max(first[1], second[1])
@@ -207,6 +233,7 @@ def _rectangle(box: Floats, height: int, width: int) -> Rectangle | None:
 def _frame(brush: ImageDraw.ImageDraw, place: Rectangle, fill: Colour, line: int, *, dashed: bool) -> None:
     """A line just inside a box, with a dark one on either side; dashes leave what is under them to be seen."""
     left, top, right, bottom = place
+    line = min(line, max(1, min(right - left, bottom - top) // FINE))
     dark = max(1, line // 3)
     if not dashed:
         around = (left - dark, top - dark, right - 1 + dark, bottom - 1 + dark)
@@ -226,19 +253,32 @@ def _frame(brush: ImageDraw.ImageDraw, place: Rectangle, fill: Colour, line: int
         brush.rectangle(each, fill=fill)
 
 
-def _tint(pixels: Pixels, mask: Flags, fill: Colour, line: int) -> None:
-    """Change the pixels of a mask (H, W) in place: tinted inside, in full colour along its border."""
-    box = spread(mask)
+def _tint(pixels: Pixels, outline: Outline, fill: Colour, line: int) -> None:
+    """Change the pixels of a mask in place: tinted inside, in full colour along its border."""
+    start, columns = columns_of(outline, *pixels.shape[:2])
+    box = spread(columns)
     if box is None:
         return
     left, top, right, bottom = box
-    inside, part = mask[top:bottom, left:right], pixels[top:bottom, left:right]
-    deep = np.pad(inside, line)
-    for _ in range(line):
-        deep = deep & np.roll(deep, 1, 0) & np.roll(deep, -1, 0) & np.roll(deep, 1, 1) & np.roll(deep, -1, 1)
-    deep = deep[line:-line, line:-line]
-    part[deep] = ((1 - TINT) * part[deep] + TINT * np.array(fill)).astype(np.uint8)
+    inside, part = columns[top:bottom, left:right], pixels[top:bottom, start + left : start + right]
+    deep = eroded(inside, line)
+    for channel, light in enumerate(fill):
+        tint = ((1 - TINT) * np.arange(256) + TINT * light).astype(np.uint8)
+        here = part[..., channel]
+        here[deep] = tint[here[deep]]
     part[inside & ~deep] = fill
+
+
+def eroded(mask: Flags, by: int) -> Flags:
+    """The pixels of a mask (H, W) from which nothing outside, or beyond its edge, is nearer than `by` + 1 steps."""
+    deep, done = np.pad(mask, by), 0
+    while done < by:  # what is deep by at least as many steps as a shift is long becomes deeper by these
+        step = min(max(done, 1), by - done)
+        before = deep
+        for axis, way in ((0, step), (0, -step), (1, step), (1, -step)):
+            deep = deep & np.roll(before, way, axis)
+        done += step
+    return deep[by:-by, by:-by]
 
 
 def _window(boxes: Floats, height: int, width: int) -> Rectangle:

@@ -1,50 +1,32 @@
-"""Everything we record of one detector, or localizer, on one set of images: the content of evaluation.json.
+"""Everything we record of one detector on one set of images: the content of evaluation.json.
 
-Precisions and errors in percent; probabilities, overlaps and curves as fractions.
+Precisions in percent; probabilities, overlaps and curves as fractions.  What is recorded of a localizer:
+localizer_evaluation.py.
 Shapes: N images, K classes, D detections of one class over all images, R resamplings.
 """
 
-import base64
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from io import BytesIO
+from dataclasses import asdict, replace
 from typing import Any, TypeVar, overload
 
 import numpy as np
-import torch
-from PIL import Image
 
-from residual.data.decode import Pixels
-from residual.data.load_objects import decoded
-from residual.data.loader import Pool
-from residual.data.objects import Flags, Floats, Integers, ObjectImages, Objects, with_masks
-from residual.data.outlines import Runs, as_runs, mask_of
+from residual.data.objects import Floats, Integers, ObjectImages, Objects, with_masks
 from residual.detect.coco import coco_numbers
-from residual.detect.detections import Detections, overlap
+from residual.detect.detections import Detections
 from residual.detect.detector import Detector, find_together
-from residual.detect.draw import closeup
-from residual.detect.found import Found
-from residual.detect.imagenet import located
-from residual.detect.localize import Localizers, locate
+from residual.detect.localizer_evaluation import evaluate_localizer, localizing
+from residual.detect.look import Find, Tell, finite, look, refuse_nothing
 from residual.detect.mistakes import CAUSES, Cause, cause, confusion
 from residual.detect.precision import Matches, match, mean_of_known, refuse_unequal
 from residual.detect.procedure import Procedure
+from residual.detect.worst import MISTAKES, SURE, pictured, worst
 
 T = TypeVar("T")
-Find = Callable[[Pixels], Found]
-"""What a detector finds on an image (H, W, 3) uint8: `Detector.find`, or an ensemble's."""
-Locate = Callable[[Pixels, Sequence[int]], Found]
-"""Where a localizer places classes that it is told: a box for each."""
-Tell = Callable[[int, int], object]
-"""Is told how many images are done, and of how many."""
 
-SURE = 0.5  # probability from which an answer counts in the confusion, the causes and what is missed
 RESAMPLES = 1000
 AT_ONCE = 1 << 21  # numbers of a resampling in memory
 POINTS = 101  # of a curve, at most
-MISTAKES = 24
-COLOURS = 256  # of a close-up, which makes it a third as large
 
 
 def evaluate_detector(
@@ -98,29 +80,18 @@ def evaluate_finding(
 ) -> dict[str, Any]:
     """The same for whatever finds.  procedure: how it looks, for the record.
 
-    Masks are kept as runs of pixels as soon as they are found, for those of all images would not fit into memory.
+    Masks stay runs of pixels, for those of all images would not fit into memory.
     """
-    _refuse_nothing(images)
-    bare: list[Detections] = []
-    outlines: list[list[Runs]] = []
+    refuse_nothing(images)
+    detections: list[Detections] = []
     seconds = 0.0
-    with Pool(workers=workers) as pool:
-        for number, pixels in enumerate(decoded(images, iter(range(len(images))), pool)):
-            started = time.perf_counter()
-            found = find(pixels)
-            seconds += time.perf_counter() - started
-            bare.append(_finite(replace(found, masks=None).detections(), images.names[number]))
-            if masks:
-                outlines.append(_outlines(found))
-            progress(number + 1, len(images))
-
-    def drawn(number: int) -> Detections:
-        height, width = images.sizes[number]
-        there = [mask_of(outline, height, width) for outline in outlines[number]]
-        return replace(bare[number], masks=np.stack(there) if there else np.zeros((0, height, width), np.bool_))
-
+    for name, _, found, took in look(find, images, workers=workers, progress=progress):
+        seconds += took
+        if masks and found.outlines is None:
+            raise ValueError("masks are to be measured, but this detector tells boxes alone; leave out `masks`")
+        detections.append(finite(found.detections(), name))
     return evaluation(
-        _Made(len(bare), drawn) if masks else bare,
+        detections,
         images,
         split=split,
         weights=weights,
@@ -153,7 +124,7 @@ def evaluation(
     COCO's numbers are None without the extra `detect`; "coco_missing" then says so.
     """
     refuse_unequal(detections, images.objects)
-    _refuse_nothing(images)
+    refuse_nothing(images)
     bare = [replace(found, masks=None) for found in detections]
     objects, classes = images.objects, len(images.classes)
     matches = [match(bare, objects, label) for label in range(classes)]
@@ -193,7 +164,7 @@ def evaluation(
         ],
         "confusion": {"score": SURE, "counts": confusion(bare, objects, classes, score=SURE).tolist()},
         "causes": {"score": SURE, "counts": counted_causes(matches, bare, objects)},
-        "mistakes": _pictured(worst(matches, bare, objects, mistakes), bare, images),
+        "mistakes": pictured(worst(matches, bare, objects, mistakes), bare, images),
         "procedure": asdict(procedure) | {"sides": list(procedure.sides)},
         "seconds_per_image": seconds_per_image,
     }
@@ -268,287 +239,6 @@ def counted_causes(
     return counts
 
 
-# --- mistakes --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """A wrong answer, or an object that was not found.
-
-    place: of the detection among those of its image; None: there is none.  truth: the object it is held against;
-    None: there is none.  overlap: of the two; of background or of what is missed, the largest with any.
-    """
-
-    image: int
-    cause: str
-    place: int | None
-    truth: int | None
-    overlap: float
-
-
-def worst(
-    matches: Sequence[Matches], detections: Sequence[Detections], objects: Sequence[Objects], count: int
-) -> list[Mistake]:
-    """The wrong answers that were surest, surest first, then the largest objects missed: a quarter of `count`, or more
-    where wrong answers are fewer.
-    """
-    wrong = [one.counted & ~one.right for one in matches]
-    scores = np.concatenate([one.scores[some] for one, some in zip(matches, wrong, strict=True)])
-    image = np.concatenate([one.image[some] for one, some in zip(matches, wrong, strict=True)])
-    place = np.concatenate([one.place[some] for one, some in zip(matches, wrong, strict=True)])
-    missed = _missed(matches, detections, objects)
-    surest = np.argsort(-scores, kind="stable")[: max(count - len(missed), count - count // 4)]
-    found = [_wrong(detections, objects, int(image[number]), int(place[number])) for number in surest]
-    return found + [_forgotten(detections, objects, *each) for each in missed[: count - len(found)]]
-
-
-def _wrong(detections: Sequence[Detections], objects: Sequence[Objects], image: int, place: int) -> Mistake:
-    found, truth = detections[image], objects[image]
-    why = cause(found, place, truth)
-    overlaps = overlap(found.boxes[place : place + 1], truth.boxes)[0]
-    mine = truth.labels == found.labels[place]
-    meant = {"background": np.ones(len(truth), bool), "classification": ~mine, "both": ~mine}.get(why, mine)
-    nearest = int(np.where(meant, overlaps, -1.0).argmax()) if meant.any() else None
-    reached = 0.0 if nearest is None else float(overlaps[nearest])
-    return Mistake(image=image, cause=why, place=place, truth=None if why == "background" else nearest, overlap=reached)
-
-
-def _missed(
-    matches: Sequence[Matches], detections: Sequence[Detections], objects: Sequence[Objects]
-) -> list[tuple[int, int]]:
-    """Objects that no sure answer found, as (image, place), the largest first."""
-    free = [~here.aside for here in objects]
-    for label, one in enumerate(matches):
-        for number in np.flatnonzero(one.right & (one.scores >= SURE)):
-            image, place = int(one.image[number]), int(one.place[number])
-            theirs = np.flatnonzero(objects[image].labels == label)
-            overlaps = overlap(detections[image].boxes[place : place + 1], objects[image].boxes[theirs])[0]
-            free[image][theirs[overlaps.argmax()]] = False
-    left = [(image, int(which)) for image, here in enumerate(free) for which in np.flatnonzero(here)]
-    return sorted(left, key=lambda each: -float(objects[each[0]].areas[each[1]]))
-
-
-def _forgotten(detections: Sequence[Detections], objects: Sequence[Objects], image: int, which: int) -> Mistake:
-    truth, found = objects[image].boxes[which : which + 1], detections[image]
-    sure = found.boxes[found.scores >= SURE]
-    reached = float(overlap(truth, sure).max(initial=0.0))
-    return Mistake(image=image, cause="missed", place=None, truth=which, overlap=reached)
-
-
-def _pictured(
-    mistakes: Sequence[Mistake], detections: Sequence[Detections], images: ObjectImages
-) -> list[dict[str, Any]]:
-    """As they are recorded, each with the part of its image; an image is read once."""
-    needed = sorted({one.image for one in mistakes})
-    rows: dict[int, dict[str, Any]] = {}
-    with Pool(workers=0) as pool:  # which every image has been through already
-        for image, pixels in zip(needed, decoded(images, iter(needed), pool), strict=True):
-            for number, one in enumerate(mistakes):
-                if one.image == image:
-                    rows[number] = _row(one, detections[image], images, pixels)
-    return [rows[number] for number in range(len(mistakes))]
-
-
-def _row(one: Mistake, found: Detections, images: ObjectImages, pixels: Pixels) -> dict[str, Any]:
-    here = images.objects[one.image]
-    truth = here.boxes[[] if one.truth is None else [one.truth]]
-    answer = found.boxes[[] if one.place is None else [one.place]]
-    return {
-        "name": images.names[one.image],
-        "cause": one.cause,
-        "truth": None if one.truth is None else images.classes[here.labels[one.truth]],
-        "predicted": None if one.place is None else images.classes[found.labels[one.place]],
-        "probability": None if one.place is None else float(found.scores[one.place]),
-        "overlap": one.overlap,
-        "png": png(closeup(pixels, here.boxes, answer, of=np.concatenate([truth, answer]))),
-    }
-
-
-def png(pixels: Pixels) -> str:
-    """(H, W, 3) as base64 of a PNG file of COLOURS colours."""
-    file = BytesIO()
-    Image.fromarray(pixels).quantize(COLOURS, Image.Quantize.FASTOCTREE).save(file, "PNG", optimize=True)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-# --- localization ----------------------------------------------------------------------------------------------------
-
-
-def localizing(
-    detector: Detector,
-    sides: Sequence[int] = (),
-    *,
-    second: bool = True,
-    classify: Callable[[Pixels], Sequence[int]] | None = None,
-) -> tuple[Find, Locate]:
-    """How a localizer looks: at five classes, the first guess first, and at classes that it is told.
-
-    sides: shorter sides at which an image is looked at whole; none: as the card says.  second: with the second step.
-    classify: another network's five classes, the first guess first; None: the localizer's own.
-    """
-    net, own = detector.net, detector.card.procedure
-    assert isinstance(net, Localizers), "the card says that it is a localizer"
-    procedure = replace(own, sides=tuple(sides or own.sides or (own.side,)))
-
-    @torch.inference_mode()
-    def told(pixels: Pixels, labels: Sequence[int]) -> Found:
-        image = detector.prepared(pixels)
-        found = locate(net.first, image, labels, procedure.sides, second=net.second if second else None)
-        return Found(found.boxes.cpu(), found.labels.cpu(), found.scores.cpu())
-
-    def guessed(pixels: Pixels) -> Found:
-        if classify is not None:
-            return told(pixels, classify(pixels))
-        found = detector.find(pixels, procedure)
-        if second:
-            return found
-        first = told(pixels, found.labels.tolist())
-        order = first.scores.argsort(descending=True, stable=True)
-        return Found(first.boxes[order], first.labels[order], first.scores[order])
-
-    return guessed, told
-
-
-def evaluate_localizer(
-    find: Find,
-    place: Locate,
-    images: ObjectImages,
-    *,
-    split: str,
-    weights: str = "last",
-    classes_from: str = "itself",
-    sides: Sequence[int] = (),
-    second: bool = True,
-    seed: int = 0,
-    workers: int = 0,
-    progress: Tell = lambda done, images: None,
-    mistakes: int = MISTAKES,
-) -> dict[str, Any]:
-    """Look at every image once, as it is, and measure: `localization_evaluation`.
-
-    find: five classes with a box each, the first guess first.  place: is asked for the true class, where it is not
-    among the five.  classes_from, sides, second: how the two look, for the record.
-    """
-    truth = classes_of(images)
-    given, guesses = list[Detections](), list[Detections]()
-    seconds = 0.0
-    with Pool(workers=workers) as pool:
-        for number, pixels in enumerate(decoded(images, iter(range(len(images))), pool)):
-            started = time.perf_counter()
-            found = find(pixels).detections()
-            seconds += time.perf_counter() - started
-            mine = np.flatnonzero(found.labels == truth[number])[:1]
-            told = _some(found, mine) if len(mine) else place(pixels, [truth[number]]).detections()
-            guesses.append(_finite(found, images.names[number]))
-            given.append(_finite(told, images.names[number]))
-            progress(number + 1, len(images))
-    return localization_evaluation(
-        given,
-        guesses,
-        images,
-        split=split,
-        weights=weights,
-        classes_from=classes_from,
-        sides=sides,
-        second=second,
-        seconds_per_image=seconds / len(images),
-        seed=seed,
-        mistakes=mistakes,
-    )
-
-
-def localization_evaluation(
-    given: Sequence[Detections],
-    guesses: Sequence[Detections],
-    images: ObjectImages,
-    *,
-    split: str,
-    weights: str = "last",
-    classes_from: str = "itself",
-    sides: Sequence[int] = (),
-    second: bool = True,
-    seconds_per_image: float,
-    seed: int = 0,
-    mistakes: int = MISTAKES,
-) -> dict[str, Any]:
-    """Plain JSON values.  given: for each image one box of its true class; guesses: boxes of five, the first guess
-    first; the interval and the errors of the classes are those with the class given.
-    """
-    refuse_unequal(given, images.objects)
-    refuse_unequal(guesses, images.objects)
-    truth = np.array(classes_of(images))
-    pairs = list(zip(given, guesses, images.objects, strict=True))
-    misplaced = np.array([not located(box, here, 1) for box, _, here in pairs])
-    first = np.array([not located(found, here, 1) for _, found, here in pairs])
-    five = np.array([not located(found, here, 5) for _, found, here in pairs])
-    unnamed = np.array([label != found.labels[0] for label, found in zip(truth, guesses, strict=True)])
-    unnamed5 = np.array([label not in found.labels[:5] for label, found in zip(truth, guesses, strict=True)])
-    scores = np.array([found.scores[0] for found in guesses])
-    surest = np.argsort(np.where(first, -scores, np.inf), kind="stable")[: min(mistakes, int(first.sum()))]
-    rows = [_misplaced(guesses[number], images.objects[number], int(number)) for number in surest]
-    of_class = np.bincount(truth, minlength=len(images.classes))
-    wrong = np.bincount(truth[misplaced], minlength=len(images.classes))
-    return {
-        "task": "localization",
-        "split": split,
-        "weights": weights,
-        "images": len(images),
-        "classes_from": classes_from,
-        "given_class_error": _percent(misplaced),
-        "interval": list(_interval_of_share(misplaced, seed=seed)),
-        "top1_error": _percent(first),
-        "top5_error": _percent(five),
-        "classification": {"top1_error": _percent(unnamed), "top5_error": _percent(unnamed5)},
-        "per_class": [
-            {"class": name, "images": int(count), "error": 100 * float(bad) / int(count) if count else None}
-            for name, count, bad in zip(images.classes, of_class, wrong, strict=True)
-        ],
-        "mistakes": _pictured(rows, guesses, images),
-        "sides": list(sides),
-        "second": second,
-        "seconds_per_image": seconds_per_image,
-    }
-
-
-def classes_of(images: ObjectImages) -> list[int]:
-    """The one class of each image.  Refuses, by name, an image with none or with several."""
-    _refuse_nothing(images)
-    found = []
-    for name, here in zip(images.names, images.objects, strict=True):
-        labels = sorted(set(here.labels[~here.aside].tolist()))
-        if len(labels) != 1:
-            said = ", ".join(images.classes[label] for label in labels[:5]) or "no object"
-            raise ValueError(
-                f"localization is measured on images of one class each, but {name} has {said}; take it out of the "
-                "data, or train a detector of several objects"
-            )
-        found.append(labels[0])
-    return found
-
-
-def _misplaced(found: Detections, truth: Objects, image: int) -> Mistake:
-    overlaps = overlap(found.boxes[:1], truth.boxes)[0]
-    nearest = int(np.where(truth.aside, -1.0, overlaps).argmax())
-    why = "place" if found.labels[0] == truth.labels[nearest] else "class"
-    return Mistake(image=image, cause=why, place=0, truth=nearest, overlap=float(overlaps[nearest]))
-
-
-def _interval_of_share(wrong: Flags, *, seed: int, level: float = 0.95) -> tuple[float, float]:
-    """Of an error in percent: images drawn again, which makes the number of errors binomial; without an error, or
-    with nothing else, the open end is the exact one of Clopper and Pearson.
-    """
-    images, errors, tail = len(wrong), int(wrong.sum()), (1 - level) / 2
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(abs(seed))))
-    low, high = np.quantile(rng.binomial(images, errors / images, 10 * RESAMPLES) / images, [tail, 1 - tail])
-    reach = 1 - tail ** (1 / images)
-    low, high = (1 - reach if errors == images else low), (reach if errors == 0 else high)
-    return 100 * float(low), 100 * float(high)
-
-
-def _percent(wrong: Flags) -> float:
-    return 100 * float(wrong.mean())
-
-
 # --- small things ----------------------------------------------------------------------------------------------------
 
 
@@ -570,33 +260,6 @@ class _Made(Sequence[T]):
         if isinstance(chosen, range):
             return _Made(len(chosen), lambda number: self.make(chosen[number]))
         return self.make(chosen)
-
-
-def _outlines(found: Found) -> list[Runs]:
-    if found.masks is None:
-        raise ValueError("masks are to be measured, but this detector tells boxes alone; leave out `masks`")
-    return [as_runs(mask) for mask in found.masks.cpu().numpy()]
-
-
-def _some(found: Detections, chosen: Integers) -> Detections:
-    return Detections(boxes=found.boxes[chosen], labels=found.labels[chosen], scores=found.scores[chosen])
-
-
-def _finite(found: Detections, name: str) -> Detections:
-    if not (np.isfinite(found.boxes).all() and np.isfinite(found.scores).all()):
-        raise ValueError(
-            f"the answer to {name} is not finite; the detector's weights are damaged, or its training diverged, so "
-            "evaluate an earlier checkpoint"
-        )
-    return found
-
-
-def _refuse_nothing(images: ObjectImages) -> None:
-    if not any((~here.aside).any() for here in images.objects):
-        raise ValueError(
-            f"none of the {len(images)} images of {images.origin} has an object that counts, so there is nothing to "
-            "measure; give images whose objects are annotated"
-        )
 
 
 def _coco_missing() -> str:

@@ -183,8 +183,8 @@ class FasterRCNN(nn.Module):
             return Found(boxes, found.labels, found.scores)
         logits = self.masker(self.masker.see(maps, [found.boxes], self.head))
         mine = logits[torch.arange(len(found), device=logits.device), found.labels].sigmoid()
-        masks = paste(mine, boxes, frame, threshold=self.masker.description.threshold)
-        return Found(boxes, found.labels, found.scores, masks)
+        outlines = paste(mine, boxes, frame, threshold=self.masker.description.threshold)
+        return Found(boxes, found.labels, found.scores, outlines)
 
 
 def build(description: DetectorDescription) -> Trunk:

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from residual.detect.raster import placed
+from residual.detect.detections import Outlines
+from residual.detect.raster import placed, reached, runs_at
 
 
 def vote(boxes: Tensor, labels: Tensor, scores: Tensor, *, overlap: float, voters: float = 0.5) -> tuple[Tensor, ...]:
@@ -41,18 +42,21 @@ def vote_masks(
     *,
     voters: float = 0.5,
     threshold: float = 0.4,
-) -> Tensor:
-    """(len(kept), H, W) bool: the masks of the boxes that stayed, after voting (Dai et al. 2015).
+) -> Outlines:
+    """The masks of the boxes that stayed, on an image of `size`, after voting (Dai et al. 2015).
 
     masks: (M, S, S) probabilities in their boxes.  Each of `kept` becomes the mean, weighted by score, of the masks of
     all boxes of its class that overlap its box by at least `voters`; where it reaches `threshold` is the object.
     """
-    found = torch.zeros(len(kept), *size, dtype=torch.bool, device=boxes.device)
-    for number, mine in enumerate(electorate(boxes, labels, kept, voters)):
-        total, weight = torch.zeros(size, device=boxes.device), 0.0
+    found = []
+    for mine in electorate(boxes, labels, kept, voters):
+        rows, columns = reached(torch.cat([boxes[mine, :2].amin(dim=0), boxes[mine, 2:].amax(dim=0)]), size)
+        total = torch.zeros(rows.stop - rows.start, columns.stop - columns.start, device=boxes.device)
+        weight = 0.0
         for voter in mine.nonzero().flatten():
-            rows, columns, values = placed(masks[voter], boxes[voter], size)
-            total[rows, columns] += scores[voter] * values
+            some, others, values = placed(masks[voter], boxes[voter], size)
+            here = total[some.start - rows.start : some.stop - rows.start]
+            here[:, others.start - columns.start : others.stop - columns.start] += scores[voter] * values
             weight += float(scores[voter])
-        found[number] = (total >= threshold * weight) & (total > 0)
-    return found
+        found.append(runs_at((total >= threshold * weight) & (total > 0), rows.start, columns.start, size))
+    return Outlines(size, tuple(found))

@@ -11,21 +11,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from residual.detect.cutting import rows
+
 
 def warp(features: Tensor, regions: Sequence[Tensor], side: int, stride: int) -> Tensor:
-    """(N, C, h, w), for each image its regions (P_n, 4) in pixels -> (P, C, side, side), image by image."""
-    height, width = features.shape[2:]
-    found = []
-    for number, boxes in enumerate(regions):
-        if not len(boxes):
-            found.append(features.new_zeros(0, features.shape[1], side, side))
-            continue
-        steps = (torch.arange(side, device=boxes.device, dtype=boxes.dtype) + 0.5) / side
-        low, sides = boxes[:, None, :2], boxes[:, None, 2:] - boxes[:, None, :2]
-        x, y = ((low + steps[None, :, None] * sides) / stride).unbind(-1)  # (P, side), cells of the map
-        across = (2 * x / width - 1)[:, None, :].expand(-1, side, -1)
-        down = (2 * y / height - 1)[:, :, None].expand(-1, -1, side)
-        grid = torch.stack([across, down], dim=-1).view(1, -1, side, 2)  # one tall picture of all regions
-        tall = functional.grid_sample(features[number : number + 1].to(grid.dtype), grid, align_corners=False)
-        found.append(tall[0].view(-1, len(boxes), side, side).transpose(0, 1).to(features.dtype))
-    return torch.cat(found)
+    """(N, C, h, w), for each image its regions (P_n, 4) in pixels -> (P, C, side, side), image by image.
+
+    A cell is a weighted sum of four rows of a table, the map with its channels last.
+    """
+    channels, height, width = features.shape[1:]
+    every = rows(regions)
+    low, high = every[:, None, 1:3], every[:, None, 3:]
+    steps = (torch.arange(side, device=every.device, dtype=every.dtype) + 0.5) / side
+    x, y = ((low + steps[:, None] * (high - low)) / stride - 0.5).unbind(-1)  # (P, side), cells of the map
+    columns, across = _between(x, width)
+    lines, down = _between(y, height)
+    lines = (every[:, :1].long() * height + lines) * width
+    places = (lines[:, None, :, :, None] + columns[None, :, :, None, :]).view(4, -1)
+    weights = (down[:, None, :, :, None] * across[None, :, :, None, :]).view(4, -1)
+    table = features.to(every.dtype).permute(0, 2, 3, 1).reshape(-1, channels)
+    cells = functional.embedding_bag(
+        places.T.contiguous(), table, per_sample_weights=weights.T.contiguous(), mode="sum"
+    )
+    return cells.view(-1, side, side, channels).permute(0, 3, 1, 2).to(features.dtype)
+
+
+def _between(at: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """(2, P, side) each: the cells, of `size` along an axis, between which places (P, side) lie, and their weights."""
+    first = at.detach().floor()
+    which = torch.stack([first, first + 1])
+    weights = torch.stack([first + 1 - at, at - first]) * ((which >= 0) & (which < size))
+    return which.nan_to_num().clamp(0, size - 1).long(), weights  # a box that is no number gives what is none

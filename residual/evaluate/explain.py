@@ -11,9 +11,8 @@ from residual.data.transforms import Preprocessing
 from residual.evaluate.error import mcnemar, paired_interval, ranks, top_k_error
 from residual.evaluate.look import per_channel
 from residual.evaluate.protocol import Protocol, multi_scale, single, ten_crop
+from residual.evaluate.rivals import SHORTER
 from residual.evaluate.score import Scores, refuse_not_finite
-
-SHORTER = (256, 232, 224)  # sides that people resize to before a crop of 224
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,14 @@ ALIKE = "counted by a rule that was inferred from the five FLOPs of this table, 
 IMAGENET = {18: 1.8, 34: 3.6, 50: 3.8, 101: 7.6, 152: 11.3}  # layers: FLOPS
 SIZES = {"conv2_x": 56, "conv3_x": 28, "conv4_x": 14, "conv5_x": 7}  # pixels
 CIFAR = {20: 0.27, 32: 0.46, 44: 0.66, 56: 0.85, 110: 1.7, 1202: 19.4}  # layers: MILLIONS (table 6)
+OTHERS = "a network of others, which is not among those here"
+CITED = (
+    ("VGG-16: FLOPs", FLOPS, 15.3),
+    ("VGG-19: FLOPs", FLOPS, 19.6),
+    ("FitNet, 19 layers: parameters", MILLIONS, 2.5),
+    ("Highway, 19 layers: parameters", MILLIONS, 2.3),
+    ("Highway, 32 layers: parameters", MILLIONS, 1.25),
+)
 COUNTED = {  # exactly, where the paper prints nothing
     **{f"plain-{depth}": describe(f"plain{depth}") for depth in (18, 34)},
     **{
@@ -96,8 +104,10 @@ experiment = Experiment(
             IMAGENET[50],
             planted=True,
         ),
-        Row(name="VGG-16: FLOPs", unit=FLOPS, paper=Printed(value=15.3, kind="exact")),
-        Row(name="VGG-19: FLOPs", unit=FLOPS, paper=Printed(value=19.6, kind="exact")),
+        *(
+            Row(name=name, unit=unit, paper=Printed(value=printed, kind="exact"), note=OTHERS)
+            for name, unit, printed in CITED
+        ),
         exact(
             "projections that option C adds to ResNet-34",
             "projections",

@@ -15,7 +15,7 @@ from residual.reproduce.photographs import on_tiny_imagenet
 RECIPE = replace(localization_small(), name="localization-tiny", iterations=None, epochs=5)
 SETTINGS = (
     DetectionSetting(model="localizer_small", recipe=RECIPE, data="tiny-imagenet"),
-    on_tiny_imagenet("resnet18", "A"),
+    on_tiny_imagenet("ResNet-18"),
 )
 
 experiment = Experiment(

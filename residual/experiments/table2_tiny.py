@@ -5,17 +5,9 @@
 The networks are those of the table; the numbers are not like its numbers.
 """
 
-from residual.evaluate.protocol import ten_crop
-from residual.reproduce.experiment import Claim, Experiment, Row
+from residual.reproduce.experiment import Experiment, Row
 from residual.reproduce.measures import error_under
-from residual.reproduce.photographs import on_tiny_imagenet
-
-NETWORKS = {  # model, shortcut
-    "plain-18": ("plain18", "none"),
-    "plain-34": ("plain34", "none"),
-    "ResNet-18": ("resnet18", "A"),
-    "ResNet-34": ("resnet34", "A"),
-}
+from residual.reproduce.photographs import DEGRADATION, PAIRS, on_tiny_imagenet
 
 experiment = Experiment(
     name="table2-tiny",
@@ -26,17 +18,13 @@ experiment = Experiment(
         Row(
             name=name,
             unit="% top-1 error",
-            settings=(on_tiny_imagenet(model, shortcut),),
-            measure=error_under(ten_crop),
+            settings=(on_tiny_imagenet(name),),
+            measure=error_under("ten-crop"),
             seeds=3,
         )
-        for name, (model, shortcut) in NETWORKS.items()
+        for name in PAIRS
     ),
-    claims=(
-        Claim(text="34 plain layers are worse than 18", rising=("plain-18", "plain-34")),
-        Claim(text="34 residual layers are better than 18", rising=("ResNet-34", "ResNet-18")),
-        Claim(text="Shortcuts improve 34 layers", rising=("ResNet-34", "plain-34")),
-    ),
+    claims=DEGRADATION,
     data=("tiny-imagenet",),
     twin_of="table2",
 )

@@ -5,20 +5,11 @@
 The networks are those of the table; the numbers are not like its numbers.
 """
 
-from residual.evaluate.protocol import ten_crop
-from residual.reproduce.experiment import Claim, Experiment, Row
+from residual.reproduce.experiment import Experiment, Row
 from residual.reproduce.measures import error_under
-from residual.reproduce.photographs import on_tiny_imagenet
+from residual.reproduce.photographs import ENSEMBLE, on_tiny_imagenet, options_and_depth
 
-NETWORKS = {  # model, shortcut
-    "plain-34": ("resnet34", "none"),
-    "ResNet-34 A": ("resnet34", "A"),
-    "ResNet-34 B": ("resnet34", "B"),
-    "ResNet-34 C": ("resnet34", "C"),
-    "ResNet-50": ("resnet50", "B"),
-    "ResNet-101": ("resnet101", "B"),
-    "ResNet-152": ("resnet152", "B"),
-}
+NETWORKS = ("plain-34", "ResNet-34 A", *ENSEMBLE)
 
 experiment = Experiment(
     name="table3-tiny",
@@ -29,22 +20,13 @@ experiment = Experiment(
         Row(
             name=name,
             unit="% top-1 error",
-            settings=(on_tiny_imagenet(model, shortcut),),
-            measure=error_under(ten_crop),
+            settings=(on_tiny_imagenet(name),),
+            measure=error_under("ten-crop"),
             seeds=3,
         )
-        for name, (model, shortcut) in NETWORKS.items()
+        for name in NETWORKS
     ),
-    claims=(
-        *(
-            Claim(text=f"Option {option} improves 34 layers", rising=(f"ResNet-34 {option}", "plain-34"))
-            for option in "ABC"
-        ),
-        Claim(text="Option B is better than A", rising=("ResNet-34 B", "ResNet-34 A")),
-        Claim(text="Option C is better than B", rising=("ResNet-34 C", "ResNet-34 B")),
-        Claim(text="50 layers are better than 34", rising=("ResNet-50", "ResNet-34 C")),
-        Claim(text="Deeper is better", rising=("ResNet-152", "ResNet-101", "ResNet-50", "ResNet-34 B")),
-    ),
+    claims=options_and_depth(lambda network: network),
     data=("tiny-imagenet",),
     twin_of="table3",
 )

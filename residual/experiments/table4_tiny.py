@@ -5,18 +5,9 @@
 Runs are those of table3-tiny.
 """
 
-from residual.evaluate.protocol import multi_scale
 from residual.reproduce.experiment import Claim, Experiment, Row
 from residual.reproduce.measures import error_under
-from residual.reproduce.photographs import on_tiny_imagenet
-
-NETWORKS = {  # model, shortcut
-    "ResNet-34 B": ("resnet34", "B"),
-    "ResNet-34 C": ("resnet34", "C"),
-    "ResNet-50": ("resnet50", "B"),
-    "ResNet-101": ("resnet101", "B"),
-    "ResNet-152": ("resnet152", "B"),
-}
+from residual.reproduce.photographs import ENSEMBLE, on_tiny_imagenet
 
 experiment = Experiment(
     name="table4-tiny",
@@ -27,11 +18,11 @@ experiment = Experiment(
         Row(
             name=name,
             unit="% top-1 error",
-            settings=(on_tiny_imagenet(model, shortcut),),
-            measure=error_under(multi_scale),
+            settings=(on_tiny_imagenet(name),),
+            measure=error_under("multi-scale"),
             seeds=3,
         )
-        for name, (model, shortcut) in NETWORKS.items()
+        for name in ENSEMBLE
     ),
     claims=(Claim(text="Deeper is better", rising=("ResNet-152", "ResNet-101", "ResNet-50", "ResNet-34 C")),),
     data=("tiny-imagenet",),

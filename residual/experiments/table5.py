@@ -7,11 +7,11 @@ an ensemble is better than its best network, on the validation images.  The pape
 152 layers, and does not name the others; ours has the five of table 4, whose runs these are.
 """
 
-from residual.evaluate.protocol import multi_scale
 from residual.reproduce import ledger
+from residual.reproduce.detectors import SERVER
 from residual.reproduce.experiment import Claim, Experiment, Printed, Row
 from residual.reproduce.measures import error_under
-from residual.reproduce.photographs import on_imagenet
+from residual.reproduce.photographs import ENSEMBLE, on_imagenet
 
 TEST = {  # % top-5 error
     "VGG (ILSVRC 2014)": 7.32,
@@ -21,10 +21,7 @@ TEST = {  # % top-5 error
     "BN-inception": 4.82,
     "ResNet (ILSVRC 2015), six networks": 3.57,
 }
-NETWORKS = tuple(
-    on_imagenet(f"resnet{layers}", shortcut)
-    for layers, shortcut in ((34, "B"), (34, "C"), (50, "B"), (101, "B"), (152, "B"))
-)
+NETWORKS = tuple(map(on_imagenet, ENSEMBLE))
 
 experiment = Experiment(
     name="table5",
@@ -32,13 +29,16 @@ experiment = Experiment(
     source="table 5 of arXiv 1512.03385",
     claim="An ensemble of residual networks won ILSVRC 2015.",
     rows=(
-        *(Row(name=name, unit="% top-5 error, test set", paper=Printed(value=error)) for name, error in TEST.items()),
+        *(
+            Row(name=name, unit="% top-5 error, test set", paper=Printed(value=error), note=SERVER)
+            for name, error in TEST.items()
+        ),
         *(
             Row(
                 name=name,
                 unit="% top-5 error, validation set",
                 settings=settings,
-                measure=error_under(multi_scale, top=5),
+                measure=error_under("multi-scale", top=5),
                 seeds=2,
                 resolution=0.5,
             )

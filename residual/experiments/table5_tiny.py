@@ -5,15 +5,11 @@
 Runs are those of table3-tiny.
 """
 
-from residual.evaluate.protocol import multi_scale
 from residual.reproduce.experiment import Claim, Experiment, Row
 from residual.reproduce.measures import error_under
-from residual.reproduce.photographs import on_tiny_imagenet
+from residual.reproduce.photographs import ENSEMBLE, on_tiny_imagenet
 
-NETWORKS = tuple(
-    on_tiny_imagenet(f"resnet{layers}", shortcut)
-    for layers, shortcut in ((34, "B"), (34, "C"), (50, "B"), (101, "B"), (152, "B"))
-)
+NETWORKS = tuple(map(on_tiny_imagenet, ENSEMBLE))
 
 experiment = Experiment(
     name="table5-tiny",
@@ -25,7 +21,7 @@ experiment = Experiment(
             name=name,
             unit="% top-5 error",
             settings=settings,
-            measure=error_under(multi_scale, top=5),
+            measure=error_under("multi-scale", top=5),
             seeds=3,
         )
         for name, settings in {"five ResNets": NETWORKS, "ResNet-152": NETWORKS[-1:]}.items()

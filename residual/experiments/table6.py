@@ -16,7 +16,7 @@ ERROR = "% test error"
 
 def cited(method: str, error: Printed) -> Row:
     """A number of others."""
-    return Row(name=method, unit=ERROR, paper=error)
+    return Row(name=method, unit=ERROR, paper=error, note="a network of others")
 
 
 def trained(layers: int, error: Printed, *, seeds: int = 3) -> Row:

@@ -59,6 +59,19 @@ def wide(depth: int, factor: int) -> Description:
     return replace(cifar(20), depths=(n, n, n), widths=widths, shortcut="B", order="full")
 
 
+def small(widths: tuple[int, ...], *, blocks: int, image: int) -> Description:
+    """The trunks "small" of our detectors (residual/detect/catalog.py), as classifiers to begin with."""
+    return Description(
+        block="basic",
+        depths=(blocks,) * len(widths),
+        widths=widths,
+        stem="imagenet",
+        stem_width=32,
+        shortcut="B",
+        image=image,
+    )
+
+
 def repeats(depth: int, step: int, rest: int, rule: str) -> int:
     """n of depth = step * n + rest, or a refusal that names the neighbours."""
     n, remainder = divmod(depth - rest, step)
@@ -110,6 +123,9 @@ catalog: dict[str, Description] = {
     "wide_resnet40_4": wide(40, 4),
     "wide_resnet50_2": replace(middle(imagenet(50)), inner=2.0),
     "wide_resnet101_2": replace(middle(imagenet(101)), inner=2.0),
+    "small_c4": small((64, 128), blocks=2, image=96),
+    "small_fpn": small((32, 64, 128, 256), blocks=1, image=256),
+    "small_localizer": replace(small((16, 32, 64, 128), blocks=1, image=64), stem="cifar", stem_width=16),
 }
 
 

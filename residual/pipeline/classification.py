@@ -30,7 +30,6 @@ from residual.models.resnet import ResNet
 from residual.pipeline.run import FEW, Run, Stop
 from residual.recipes.plan import Ground, Plan
 from residual.recipes.recipe import Recipe
-from residual.records import write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage, set_exact_statistics
 from residual.train.batch_norm import set_batch_norms
@@ -61,6 +60,7 @@ def read_data(plan: Plan, progress: Callable[[int, int], None] | None = None) ->
 class Classification(Run[Plan]):
     """One training of a classifier."""
 
+    data: Dataset
     totals: Totals
 
     def __init__(self, plan: Plan, path: Path, stop: Stop, world: World, place: str | None = None) -> None:
@@ -68,11 +68,6 @@ class Classification(Run[Plan]):
         self.recipe = plan.recipe
 
     # --- data -> model ---------------------------------------------------------------------------------------
-
-    @property
-    def splits(self) -> dict[str, Any]:
-        """The images by split."""
-        return dict(self.data.splits())
 
     def open_data(self, progress: Callable[[int, int], None]) -> None:
         """The splits, and what they look like on average."""
@@ -294,24 +289,13 @@ class Classification(Run[Plan]):
         self.precision.place(model).eval()
         if self.recipe.exact_statistics:
             set_exact_statistics(model, self.statistics_batches())
-        split = "test" if self.data.test is not None else "validation"
-        images = self.data.splits().get(split)
-        history = {
-            "recipe": self.recipe.name,
-            "data": self.data.origin,
-            "seed": self.plan.seed,
-            "iterations": step,
-            "epochs": round(self.epoch(step), 3),
-            "weights": which,
-            "commit": self.folder.description["environment"]["commit"],  # what the run began with
-        }
-        found = None
-        if images is not None:
+        history, found = self.history(which, step), None
+        if (tested := self.tested()) is not None:
+            split, images = tested
             scores = score(model, images, self.preprocessing, self.device)
             found = evaluation(scores, images, split=split, weights=which, seed=self.plan.seed)
             history |= {"split": split, "images": len(images), "top1_error": found["top1_error"]}
-            self.write(step, {f"{split}_error": found["top1_error"], "weights": which, "final": True})
-            write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)
+            self.keep_evaluation(found, step, "error", found["top1_error"])
         card = Card(
             name=self.path.name if self.recipe.name == "finetune" else self.plan.model,
             model=self.model_description,
@@ -319,7 +303,7 @@ class Classification(Run[Plan]):
             preprocessing=self.preprocessing,
             history=history,
         )
-        save(self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors"), model.state_dict(), card)
+        save(self.weights_of(which), model.state_dict(), card)
         return found
 
     def statistics_images(self) -> int:

@@ -24,12 +24,13 @@ from residual.detect.cascade import Cascade, CascadeDescription
 from residual.detect.catalog import describe_detector, named
 from residual.detect.detections import Detections
 from residual.detect.detector import Detector, Network, network
-from residual.detect.evaluation import classes_of, evaluate_detector
+from residual.detect.evaluation import evaluate_detector
 from residual.detect.faster_rcnn import DetectorDescription, FasterRCNN
 from residual.detect.found import Found
 from residual.detect.imagenet import localization_error
 from residual.detect.learner import Learner
 from residual.detect.localize import LocalizerDescription, Localizers
+from residual.detect.localizer_evaluation import classes_of
 from residual.detect.phases import ALTERNATING
 from residual.detect.precision import mean_average_precision
 from residual.detect.procedure import Procedure
@@ -41,7 +42,6 @@ from residual.models.resnet import ResNet
 from residual.pipeline.run import FEW, Run
 from residual.recipes.detection_plan import DetectionPlan
 from residual.recipes.plan import BESIDE_THE_POINT, refuse_other, told
-from residual.records import write_json
 from residual.train import distributed
 from residual.train.average import WeightAverage
 from residual.train.distributed import share_of
@@ -77,20 +77,18 @@ def read_objects(plan: DetectionPlan, progress: Callable[[int, int], None] | Non
 class Detection(Run[DetectionPlan]):
     """One training of a detector, a cascade or a localizer."""
 
+    data: ObjectDataset
     totals: Means
     start: "TrainedTrunk | None" = None
     judged: tuple[int, dict[str, Any]] | None = None  # the step whose weights were evaluated, and what was found
 
     # --- data -> model ---------------------------------------------------------------------------------------
 
-    @property
-    def splits(self) -> dict[str, Any]:
-        """The images by split."""
-        return dict(self.data.splits())
-
     def open_data(self, progress: Callable[[int, int], None]) -> None:
         """The splits; the network's classes are the data's.  A trunk that will not do is refused before it is read."""
         begun = (self.path / "run.json").is_file()  # then all of the trunk is in the checkpoint; its file may be gone
+        if not begun:
+            self.plan.refuse_new()
         if self.plan.trunk is not None and not begun:
             self.start = trained_trunk(self.plan.trunk, self.plan.model)
         self.data = read_objects(replace(self.plan, data=self.place), progress)
@@ -170,6 +168,8 @@ class Detection(Run[DetectionPlan]):
 
     def remarks(self) -> Iterator[Note]:
         """What a user should know of these images before the numbers come."""
+        for note in self.data.notes:
+            yield Note(note)
         if self.plan.trunk is None:
             yield Note("the network begins with random weights; a classifier trained before is given with --trunk RUN")
         held = self.held_out()
@@ -280,22 +280,11 @@ class Detection(Run[DetectionPlan]):
         net = network(self.card.described)
         net.load_state_dict(weights)
         self.precision.place(net).eval()
-        split = "test" if self.data.test is not None else "validation"
-        images = self.data.splits().get(split)
-        history = {
-            "recipe": self.plan.recipe.name,
-            "data": self.data.origin,
-            "seed": self.plan.seed,
-            "iterations": step,
-            "epochs": round(self.epoch(step), 3),
-            "weights": which,
-            "trunk": self.plan.trunk,
-            "commit": self.folder.description["environment"]["commit"],  # what the run began with
-        }
-        path = self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors")
+        path, history = self.weights_of(which), self.history(which, step) | {"trunk": self.plan.trunk}
         save(path, weights, replace(self.card, history=history))  # whatever becomes of the evaluation
-        if images is None:
+        if (tested := self.tested()) is None:
             return None
+        split, images = tested
         if self.judged is not None and self.judged[0] == step:  # the last weights are the best ones
             found = self.judged[1] | {"weights": which}
         else:
@@ -305,8 +294,7 @@ class Detection(Run[DetectionPlan]):
         localizes = found["task"] == "localization"
         name, value = ("error", found["given_class_error"]) if localizes else ("map50", found["map50"])
         history |= {"split": split, "images": len(images), name: value}
-        self.write(step, {f"{split}_{name}": value, "weights": which, "final": True})
-        write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)
+        self.keep_evaluation(found, step, name, value)
         save(path, weights, replace(self.card, history=history))
         return found
 
@@ -341,6 +329,7 @@ class DetectionGround:
                 "classes": list(data.classes),
                 "split": data.split,
                 "problems": [asdict(problem) for problem in data.problems],
+                "notes": list(data.notes),
             },
             "procedure": asdict(self.card.procedure),
             "seed": self.plan.seed,

@@ -8,7 +8,7 @@
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 from residual.events import Finished, Measured, Note, Progress, Reading, Started, Stopped
 from residual.recipes.detection_plan import DetectionPlan
 from residual.recipes.plan import Plan
-from residual.records import CannotWrite, RunFolder, environment
+from residual.records import CannotWrite, RunFolder, environment, write_json
 from residual.train import distributed
 from residual.train.budget import Budget
 from residual.train.checkpoint import Checkpoint, Checkpoints
@@ -61,6 +61,17 @@ class SomeGround(Protocol):
         """Raise ValueError for other images or other arithmetic than the run began with."""
 
 
+class SomeData(Protocol):
+    """The images that a run has read."""
+
+    @property
+    def origin(self) -> str:
+        """Where they came from, in words."""
+
+    def splits(self) -> Mapping[str, Any]:
+        """Those of each split by its name; "train" is among them."""
+
+
 class SomeTotals(Protocol):
     """What has been measured since the last line of metrics.jsonl."""
 
@@ -78,6 +89,7 @@ class Run(ABC, Generic[P]):
     """One training from its plan to its files: what its chapters share."""
 
     plan: P
+    data: SomeData
     training: Training
     pace: Pace
     budget: Budget
@@ -101,11 +113,6 @@ class Run(ABC, Generic[P]):
         settle(self.precision)
 
     # --- what is told of each kind of run ----------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def splits(self) -> dict[str, Any]:
-        """The images that were read, by split; "train" is among them."""
 
     @abstractmethod
     def open_data(self, progress: Callable[[int, int], None]) -> None:
@@ -215,7 +222,7 @@ class Run(ABC, Generic[P]):
         averaged_over: images of exact statistics, for each set of weights at the end.  most_looked_at: held-out images
         of a look; None: all.  guess: see `Budget`.
         """
-        splits, held = self.splits, self.held_out()
+        splits, held = self.data.splits(), self.held_out()
         if self.plan.budget is not None:  # a first guess, not so short that it ends before the clock has spoken
             iterations = max(iterations, 1000)
         self.pace = Pace(schedule, iterations)
@@ -336,14 +343,20 @@ class Run(ABC, Generic[P]):
 
     def epoch_length(self) -> float:
         """Iterations that see as many images as there are."""
-        return len(self.splits["train"]) / self.batch
+        return len(self.data.splits()["train"]) / self.batch
 
     def held_out(self) -> tuple[str, Any] | None:
         """What is looked at while training: the validation images, or without them the test images."""
-        for split in ("validation", "test"):
-            if split in self.splits:
-                return split, self.splits[split]
-        return None
+        return self.first_of("validation", "test")
+
+    def tested(self) -> tuple[str, Any] | None:
+        """What the end is measured on: the test images, or without them the validation images."""
+        return self.first_of("test", "validation")
+
+    def first_of(self, *names: str) -> tuple[str, Any] | None:
+        """The first of these splits that there is."""
+        splits = self.data.splits()
+        return next(((name, splits[name]) for name in names if name in splits), None)
 
     def chooses(self, split: str, error: float) -> bool:
         """Whether these weights are the best until now, and from now on to be beaten; only validation images choose."""
@@ -406,7 +419,7 @@ class Run(ABC, Generic[P]):
     def conclude(self) -> Iterator[object]:
         """The last weights and the best ones: exact statistics, error on the test images, files."""
         evaluations = {"last": self.judge("last", self.training.tensors(), self.training.step)}
-        if "validation" in self.splits and (best := self.checkpoints.best()) is not None:
+        if "validation" in self.data.splits() and (best := self.checkpoints.best()) is not None:
             evaluations["best"] = self.judge("best", best.tensors, best.step)
         while self.checkpoints.notes:
             yield Note(self.checkpoints.notes.pop(0))
@@ -415,3 +428,25 @@ class Run(ABC, Generic[P]):
             evaluations={name: judged for name, judged in evaluations.items() if judged is not None},
             seconds=self.seconds(),
         )
+
+    def history(self, which: str, step: int) -> dict[str, Any]:
+        """How one set of weights came to be, which travels with them."""
+        return {
+            "recipe": self.plan.recipe.name,
+            "data": self.data.origin,
+            "seed": self.plan.seed,
+            "iterations": step,
+            "epochs": round(self.epoch(step), 3),
+            "weights": which,
+            "commit": self.folder.description["environment"]["commit"],  # what the run began with
+        }
+
+    def weights_of(self, which: str) -> Path:
+        """The file of one set of weights."""
+        return self.path / ("model.safetensors" if which == "last" else f"{which}.safetensors")
+
+    def keep_evaluation(self, found: dict[str, Any], step: int, name: str, value: float) -> None:
+        """Write what was found of one set of weights, and its one number into metrics.jsonl."""
+        which = found["weights"]
+        self.write(step, {f"{found['split']}_{name}": value, "weights": which, "final": True})
+        write_json(self.path / ("evaluation.json" if which == "last" else f"evaluation-{which}.json"), found)

@@ -10,12 +10,12 @@
 The settings and where they stand: docs/differences.md.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from residual.data.vary_objects import ObjectAugmentation
+from residual.recipes.recipe import check_training, iterations_of
 from residual.train.optimizer import Sgd
 from residual.train.precision import Format
 from residual.train.schedule import Schedule
@@ -56,22 +56,11 @@ class DetectionRecipe:
     precision: Format = "float32"
 
     def __post_init__(self) -> None:
-        if (self.iterations is None) == (self.epochs is None):
-            raise ValueError(f"recipe {self.name!r} must give iterations or epochs, and not both")
-        length = self.iterations if self.iterations is not None else self.epochs
-        assert length is not None
-        if not 0 < length < math.inf:
-            raise ValueError(f"recipe {self.name!r} must train for longer than {length}")
+        check_training(self)
         if self.batch < 1:
             raise ValueError(f"a batch has at least 1 image, got {self.batch}")
         if not self.anchors or min(self.anchors) <= 0:
             raise ValueError(f"anchors are sides in pixels, above 0, got {self.anchors}")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is a share, at least 0 and below 1, got {self.validation}")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is the longest gradient, above 0, got {self.clip}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average is a decay, above 0 and below 1, or None for no average; got {self.average}")
         if self.in_turn and self.average is not None:
             raise ValueError(
                 "the four steps begin anew with some weights, so an average means nothing; set average=None"
@@ -84,10 +73,7 @@ class DetectionRecipe:
 
     def length(self, images: int) -> int:
         """Iterations in all, for a training set of `images` images."""
-        if self.iterations is not None:
-            return self.iterations
-        assert self.epochs is not None
-        return max(1, round(self.epochs * images / self.batch))
+        return iterations_of(self, images)
 
 
 def at_side(augmentation: ObjectAugmentation, side: int) -> ObjectAugmentation:

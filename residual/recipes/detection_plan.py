@@ -10,7 +10,8 @@ class DetectionPlan:
     """It is written to run.json and resumed from there.
 
     model: a detector's name, as `residual.detect.catalog` reads it.
-    data: "scenes", "shapes" or a path; see `open_objects`.  lists: of a VOCdevkit, which of its lists.
+    data: "scenes", "shapes" or a path; see `open_objects`.  lists: of a VOCdevkit, which of its lists; of ILSVRC, which
+        of its sets.
     trunk: a run folder or weights file of a classifier that the network begins with; None: random weights.
     budget, save_steps, tensorboard, looks: as in `Plan`.
     """
@@ -35,4 +36,13 @@ class DetectionPlan:
             raise ValueError(
                 f"recipe {self.recipe.name!r} has four steps of a fixed length, so it does not end within a time; "
                 "leave the time out and say --epochs, or take a recipe that trains all at once"
+            )
+
+    def refuse_new(self) -> None:
+        """Raise ValueError for what no training begins with, though runs that began with it are still followed."""
+        if self.model.startswith("localizer") and not self.recipe.augmentation.shrink:
+            raise ValueError(
+                f"recipe {self.recipe.name!r} leaves large images as they are, and {self.model} is tested on images "
+                f"brought to a shorter side of {self.recipe.side} pixels, so it would be tested at another size than "
+                "it was trained at; take recipe modern or localization"
             )

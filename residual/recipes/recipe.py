@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, Self
+from typing import Literal, Protocol, Self
 
 from residual.data.transforms import Augmentation
 from residual.train.loss import Loss
@@ -55,19 +55,11 @@ class Recipe:
     average_every: int = 1
 
     def __post_init__(self) -> None:
-        if (self.iterations is None) == (self.epochs is None):
-            raise ValueError(f"recipe {self.name!r} must give iterations or epochs, and not both")
-        length = self.iterations if self.iterations is not None else self.epochs
-        assert length is not None
-        if not 0 < length < math.inf:
-            raise ValueError(f"recipe {self.name!r} must train for longer than {length}")
+        check_training(self)
         if self.batch < 2:
             raise ValueError(f"a batch of {self.batch} has no batch-norm statistics; take 2 images or more")
-        for name in ("label_smoothing", "validation"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is a share, at least 0 and below 1, got {getattr(self, name)}")
-        if self.average is not None and not 0 < self.average < 1:
-            raise ValueError(f"average is a decay, above 0 and below 1, or None for no average; got {self.average}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing is a share, at least 0 and below 1, got {self.label_smoothing}")
         if self.exact_statistics < 0:
             raise ValueError(f"exact_statistics counts images, 0 for none, got {self.exact_statistics}")
         self._refuse_odd_parts()
@@ -75,9 +67,8 @@ class Recipe:
     def _refuse_odd_parts(self) -> None:
         if self.lamb is not None and self.optimizer != Sgd():
             raise ValueError(f"recipe {self.name!r} gives two optimizers, LAMB and {self.optimizer}; leave one out")
-        for name in ("accumulate", "average_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} counts, from 1 on, got {getattr(self, name)}")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate counts, from 1 on, got {self.accumulate}")
         if self.accumulate > 1 and self.batch % (2 * self.accumulate):
             raise ValueError(
                 f"a batch of {self.batch} images does not divide into {self.accumulate} parts of pairs; take a "
@@ -89,17 +80,12 @@ class Recipe:
                 f"batch norm over {group} images: that must be an even number of which {self.batch} images in "
                 f"{self.accumulate} parts are a multiple"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip is the longest gradient, above 0, got {self.clip}")
         if self.stochastic_depth is not None and not 0 <= self.stochastic_depth < 1:
             raise ValueError(f"stochastic_depth is a chance, at least 0 and below 1, got {self.stochastic_depth}")
 
     def length(self, images: int) -> int:
         """Iterations in all, for a training set of `images` images."""
-        if self.iterations is not None:
-            return self.iterations
-        assert self.epochs is not None
-        return max(1, round(self.epochs * images / self.batch))
+        return iterations_of(self, images)
 
     def for_few(self, images: int) -> Self:
         """With batches of which an epoch has at least four: a power of two, 8 or more, where possible."""
@@ -109,3 +95,50 @@ class Recipe:
         group = self.batch_norm_group
         divides = group is not None and batch % group == 0
         return replace(self, batch=batch, accumulate=1, batch_norm_group=group if divides else None)
+
+
+class AnyRecipe(Protocol):
+    """What the recipes of classifiers and of detectors have in common."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def iterations(self) -> int | None: ...
+    @property
+    def epochs(self) -> float | None: ...
+    @property
+    def batch(self) -> int: ...
+    @property
+    def clip(self) -> float | None: ...
+    @property
+    def average(self) -> float | None: ...
+    @property
+    def average_every(self) -> int: ...
+    @property
+    def validation(self) -> float: ...
+
+
+def check_training(recipe: AnyRecipe) -> None:
+    """Refuse what no recipe can mean, a classifier's or a detector's."""
+    if (recipe.iterations is None) == (recipe.epochs is None):
+        raise ValueError(f"recipe {recipe.name!r} must give iterations or epochs, and not both")
+    length = recipe.iterations if recipe.iterations is not None else recipe.epochs
+    assert length is not None
+    if not 0 < length < math.inf:
+        raise ValueError(f"recipe {recipe.name!r} must train for longer than {length}")
+    if not 0 <= recipe.validation < 1:
+        raise ValueError(f"validation is a share, at least 0 and below 1, got {recipe.validation}")
+    if recipe.clip is not None and not recipe.clip > 0:
+        raise ValueError(f"clip is the longest gradient, above 0, got {recipe.clip}")
+    if recipe.average is not None and not 0 < recipe.average < 1:
+        raise ValueError(f"average is a decay, above 0 and below 1, or None for no average; got {recipe.average}")
+    if recipe.average_every < 1:
+        raise ValueError(f"average_every counts, from 1 on, got {recipe.average_every}")
+
+
+def iterations_of(recipe: AnyRecipe, images: int) -> int:
+    """Iterations in all, for a training set of `images` images."""
+    if recipe.iterations is not None:
+        return recipe.iterations
+    assert recipe.epochs is not None
+    return max(1, round(recipe.epochs * images / recipe.batch))

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -221,17 +220,24 @@ def _style(axes: "Axes", title: str) -> None:
     axes.set_title(title, loc="left", fontsize=12, color=MUTED, pad=9)
 
 
+def moved_apart(places: Sequence[float], *, gap: float, low: float) -> list[float]:
+    """Rising places, at least `gap` from each other and `low` from below; those that touch stand around their mean."""
+    groups: list[tuple[float, list[float]]] = []  # the lowest place of each, and the places that its members wish
+    for place in places:
+        start, wished = max(place, low), [place]
+        while groups and start - (groups[-1][0] + gap * (len(groups[-1][1]) - 1)) < gap:
+            wished = groups.pop()[1] + wished
+            start = max(sum(wished) / len(wished) - gap * (len(wished) - 1) / 2, low)
+        groups.append((start, wished))
+    return [start + gap * number for start, wished in groups for number in range(len(wished))]
+
+
 def _label_ends(axes: "Axes", curves: Sequence[Curve]) -> None:
     """Write each curve's name and last value at its end, moved apart where they would touch."""
     low, high = axes.get_ylim()
     gap = (high - low) * 17 / (axes.bbox.height / axes.figure.dpi * 72)  # 17 pixels
     ends = sorted((curve for curve in curves if curve.values), key=lambda curve: curve.values[-1])
-    places = [min(curve.values[-1], high) for curve in ends]
-    for _ in range(4 * len(ends)):  # each pass may push a label onto the next
-        for index, (below, above) in enumerate(pairwise(places)):
-            if above - below < gap:
-                push = (gap - (above - below)) / 2
-                places[index], places[index + 1] = max(below - push, low), max(below - push, low) + gap
+    places = moved_apart([min(curve.values[-1], high) for curve in ends], gap=gap, low=low)
     for curve, place in zip(ends, places, strict=True):
         axes.annotate(
             f"{curve.label}\u2002{curve.values[-1]:.2f}",

@@ -31,7 +31,7 @@ class Stages:
 def told(description: Description, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """What templates/description.html prints."""
     environment, data = dict(description.environment), dict(description.data)
-    commit, problems = environment.pop("commit", None), data.pop("problems", None)
+    commit, problems, notes = environment.pop("commit", None), data.pop("problems", None), data.pop("notes", None)
     return {
         "run": description,
         "summary": summary(description, metrics),
@@ -42,6 +42,7 @@ def told(description: Description, metrics: list[dict[str, Any]]) -> dict[str, A
         "preprocessing": page.facts(description.preprocessing),
         "problems": _problems(problems),
         "shown_problems": PROBLEMS,
+        "notes": [str(note) for note in notes] if isinstance(notes, list) else [],
         "environment": page.facts(environment),
         "history": history(description, metrics, commit),
     }

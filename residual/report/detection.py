@@ -37,7 +37,7 @@ CAUSES = {
     "both": ("Wrong class, poor place", "near an object of another class"),
     "duplicate": ("Found twice", "a second box on an object that was found"),
     "background": ("Nothing there", "a box on the background"),
-    "missed": ("Not found", "an object that no box found"),
+    "missed": ("Not found", "an object that no box of its class found"),
     "class": ("Wrong class", "the right place or not, the class is another"),
     "place": ("Poor place", "the right class, but the box overlaps no object of it by half"),
 }

@@ -3,6 +3,7 @@
 Only run.json must be there.  Other parts, and fields with a default, may be missing; the report says so.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TypeGuard, TypeVar
 
@@ -161,6 +162,11 @@ def looks(metrics: list[dict[str, Any]], of: str = "error") -> list[Look]:
 def iterations(metrics: list[dict[str, Any]]) -> int:
     """How many were done."""
     return max((line["step"] for line in metrics if isinstance(line.get("step"), int)), default=0)
+
+
+def hardest(rows: Iterable[ClassError]) -> list[ClassError]:
+    """The classes with the largest error first, those without an image last."""
+    return sorted(rows, key=lambda row: (-(row.error if row.error is not None else -1.0), row.name))
 
 
 def _is_number(value: Any) -> TypeGuard[float]:

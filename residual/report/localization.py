@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from residual.records import RunFolder
 from residual.report import charts, page, training
 from residual.report.description import told, untold
 from residual.report.detection import WEIGHTS, Count, Mistake, gallery, understood
-from residual.report.evidence import Description, describe, looks, read_if_there
+from residual.report.evidence import ClassError, Description, describe, hardest, looks, read_if_there
 
 ALL_CLASSES, HARDEST = 30, 15  # classes; above the one the table opens with so many of the hardest
 LOSSES = (  # as metrics.jsonl has them, their names in the chart and their colours
@@ -19,14 +19,6 @@ LOSSES = (  # as metrics.jsonl has them, their names in the chart and their colo
     ("scored_again", "score again", charts.SECOND),
     ("placed_again", "box again", charts.FIFTH),
 )
-
-
-class ClassError(Struct, frozen=True, kw_only=True):
-    """The localization error, class given, on the images of one class."""
-
-    name: str = field(name="class")
-    images: Count
-    error: float | None  # percent; none where the class has no image
 
 
 class Alone(Struct, frozen=True, kw_only=True):
@@ -48,7 +40,7 @@ class Evaluation(Struct, frozen=True, kw_only=True):
     top1_error: float | None = None
     top5_error: float | None = None
     classification: Alone | None = None
-    per_class: list[ClassError] = []
+    per_class: list[ClassError] = []  # with the class given
     mistakes: list[Mistake] = []
     sides: list[int] = []
     second: bool | None = None
@@ -76,7 +68,7 @@ def write_localization(run: Path) -> Path:
             training.rates(metrics),
             title="error, class given, %",
         ),
-        hardest=_hardest(rows) if len(rows) > ALL_CLASSES else [],
+        hardest=hardest(rows)[:HARDEST] if len(rows) > ALL_CLASSES else [],
         mistakes=gallery(evaluation.mistakes) if evaluation else [],
         procedure=procedure_in_words(evaluation, description.procedure) if evaluation else [],
         procedure_facts=page.facts(description.procedure),
@@ -122,7 +114,3 @@ def procedure_in_words(evaluation: Evaluation, usual: dict[str, Any]) -> list[st
     elif evaluation.classes_from:
         sentences.append(f"Which five classes are asked for, another network tells: {evaluation.classes_from}.")
     return sentences
-
-
-def _hardest(rows: list[ClassError]) -> list[ClassError]:
-    return sorted(rows, key=lambda row: (-(row.error if row.error is not None else -1.0), row.name))[:HARDEST]

@@ -9,12 +9,12 @@ from residual.report.description import told, untold
 from residual.report.detection import write_detection
 from residual.report.evidence import (
     Bin,
-    ClassError,
     Evaluation,
     Look,
     Mistake,
     Run,
     describe,
+    hardest,
     iterations,
     looks,
     read,
@@ -57,7 +57,7 @@ def write_classification(run: Path) -> Path:
     measured = looks(evidence.metrics)
     return page.write_page(
         run / "report.html",
-        "run.html",
+        "classification.html",
         evaluation=evaluation,
         latest=measured[-1] if measured else None,
         choices=choices(evidence),
@@ -66,7 +66,7 @@ def write_classification(run: Path) -> Path:
         matrix=confusion.matrix(evaluation.confusion, names) if evaluation else None,
         names=names,
         pairs=confusion.confused(evaluation.confusion, names)[:PAIRS] if evaluation else [],
-        hardest=_hardest(evaluation.per_class)[:HARDEST] if len(names) > ALL_CLASSES and evaluation else [],
+        hardest=hardest(evaluation.per_class)[:HARDEST] if len(names) > ALL_CLASSES and evaluation else [],
         reliability=_reliability(evaluation.reliability) if evaluation else None,
         mistakes=_mistakes(evaluation),
         averaged=any(look.averaged for look in measured),
@@ -121,10 +121,6 @@ def _choice(meaning: str, step: int, errors: dict[str, float], evaluation: Evalu
 def _mistakes(evaluation: Evaluation | None) -> list[tuple[Mistake, page.Picture | None]]:
     shown = evaluation.mistakes[:MISTAKES] if evaluation else []
     return [(mistake, page.picture(mistake.png)) for mistake in shown]
-
-
-def _hardest(rows: list[ClassError]) -> list[ClassError]:
-    return sorted(rows, key=lambda row: (-(row.error if row.error is not None else -1.0), row.name))
 
 
 def _curves(metrics: list[dict[str, Any]], measured: list[Look]) -> "dict[str, Markup] | None":

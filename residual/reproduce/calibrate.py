@@ -1,4 +1,4 @@
-"""What a training costs on this machine: two small networks are timed, and all others follow from their arithmetic.
+"""What trainings and exams cost on this machine: two small networks are timed, all others follow from arithmetic.
 
     seconds per image = a * multiply-adds + b * layers
 
@@ -31,6 +31,7 @@ from residual.recipes.detection import at_side, modern_small
 from residual.recipes.recipe import Recipe
 from residual.reproduce.arithmetic import Load, learned, looked
 from residual.reproduce.data import source
+from residual.reproduce.exam import Way
 from residual.reproduce.experiment import AnySetting, DetectionSetting
 from residual.reproduce.store import iterations, training_images
 from residual.train.graph import Iteration
@@ -84,6 +85,11 @@ class Calibration:
         images = looks(setting) * looked_at(setting) + at_the_end
         learning = iterations(setting) * batch_of(setting) * self.learning[kind].of(learned(setting))
         return self.start + learning + images * self.looking[kind].of(looked(setting))
+
+    def examining(self, way: Way, settings: Sequence[AnySetting]) -> float:
+        """An exam of networks that were trained so, in seconds."""
+        per_image = self.looking[kind_of(settings[0])].of(way.load(settings))
+        return self.start + way.images(settings[0]) * per_image if per_image else 0.0
 
 
 def kind_of(setting: AnySetting) -> str:

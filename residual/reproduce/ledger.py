@@ -3,10 +3,8 @@
 The differences are derived from the two descriptions, never written by hand.
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,10 +15,6 @@ from residual.models.description import Description
 from residual.recipes.recipe import Recipe
 from residual.reproduce.detection_ledger import DetectionProtocol
 from residual.train.schedule import Schedule
-
-RESULTS = Path(__file__).parents[2] / "results"
-COSTS: dict[str, tuple[str, str]] = {}
-"""What a difference costs, where it was measured: field of `Protocol` -> (record under results/, its field)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,14 +174,32 @@ def stochastic_depth(network: Description) -> Protocol:
 def of_run(run: Mapping[str, Any]) -> Protocol:
     """How a run was trained, by its run.json."""
     recipe = msgspec.convert(run["recipe"], Recipe)
-    preprocessing = msgspec.convert(run["preprocessing"], Preprocessing)
+    budgeted = run["plan"].get("budget") is not None  # then only the clock knows how long
+    return of_recipe(
+        recipe,
+        msgspec.convert(run["preprocessing"], Preprocessing),
+        images=run["data"]["counts"]["train"],
+        devices=run["processes"],
+        precision=run["precision"],
+        budgeted=budgeted,
+    )
+
+
+def of_recipe(
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    *,
+    images: int,
+    devices: int = 1,
+    precision: str = "float32",
+    budgeted: bool = False,
+) -> Protocol:
+    """How a recipe trains.  images: that it learns from.  budgeted: its length is what the time allows."""
     schedule, optimizer, augmentation = recipe.schedule, recipe.optimizer, recipe.augmentation
-    images = run["data"]["counts"]["train"]
-    budgeted = run["plan"].get("budget") is not None  # then only the clock knows
     iterations = None if budgeted else recipe.length(images)
     decay, everything = (recipe.lamb.decay, False) if recipe.lamb else (optimizer.decay, optimizer.decay_all)
     return Protocol(
-        devices=run["processes"],
+        devices=devices,
         batch=recipe.batch,
         images_per_statistic=recipe.batch_norm_group or recipe.batch // recipe.accumulate,  # processes share theirs
         iterations=iterations,
@@ -207,7 +219,7 @@ def of_run(run: Mapping[str, Any]) -> Protocol:
         normalisation=_normalisation(recipe),
         loss=_loss(recipe),
         statistics_at_test_time=EXACT if recipe.exact_statistics else MOVING,
-        precision=run["precision"],
+        precision=precision,
         training_images=images,
         selection=_selection(recipe),
         test_view=(
@@ -277,35 +289,26 @@ def _selection(recipe: Recipe) -> str:
     return last if not recipe.validation else "lowest validation error"
 
 
-def differences(paper: P, ours: P) -> list[dict[str, str | None]]:
-    """Where the two part: what, the paper's, ours, and the measured cost where there is a record of it."""
-    found: list[dict[str, str | None]] = []
+def differences(paper: P, ours: P) -> list[dict[str, str]]:
+    """Where the two part: what, the paper's, and ours."""
+    found: list[dict[str, str]] = []
     for field in fields(paper):
         theirs, mine = getattr(paper, field.name), getattr(ours, field.name)
         if theirs != mine:
-            what = field.name.replace("_", " ")
-            found.append({"what": what, "paper": _text(theirs), "ours": _text(mine), "cost": cost(field.name)})
+            found.append({"what": field.name.replace("_", " "), "paper": told(theirs), "ours": told(mine)})
     return found
 
 
-def ledger(pairs: Iterable[tuple[P, P]]) -> list[dict[str, str | None]]:
+def ledger(pairs: Iterable[tuple[P, P]]) -> list[dict[str, str]]:
     """The differences of several trainings, (the paper's, ours) each; one that they share is told once."""
-    found: list[dict[str, str | None]] = []
+    found: list[dict[str, str]] = []
     for paper, ours in pairs:
         found += [difference for difference in differences(paper, ours) if difference not in found]
     return found
 
 
-def cost(name: str) -> str | None:
-    """What a difference in this field changed, as measured and recorded; None: nobody has measured it."""
-    file, field = COSTS.get(name, ("", ""))
-    record = RESULTS / file
-    if not record.is_file():
-        return None
-    return str(json.loads(record.read_bytes())[field])
-
-
-def _text(value: object) -> str:
+def told(value: object) -> str:
+    """A value for a reader."""
     match value:
         case None:
             return "not said"
@@ -316,6 +319,6 @@ def _text(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple():
-            return ", ".join(_text(part) for part in value) or "none"
+            return ", ".join(told(part) for part in value) or "none"
         case _:
             return str(value)

@@ -1,11 +1,12 @@
 """How a number or a curve is read off finished run folders.  Errors in percent.
 
-What takes long to measure is kept in the run folder, beside what it was measured with, and measured once.
+What takes long to measure is an exam: done once, and kept (exam.py).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -13,15 +14,18 @@ from torch import Tensor
 
 from residual.analyze.responses import responses
 from residual.data.images import Dataset, ImageFiles, Images
-from residual.data.transforms import Normalize, view
+from residual.data.transforms import Normalize, Preprocessing, view
 from residual.evaluate.error import top_k_error
-from residual.evaluate.look import Member, combined, look
+from residual.evaluate.look import Member, combined, look, with_progress
 from residual.evaluate.originals import as_files
-from residual.evaluate.protocol import Protocol, keeps_square, one_crop
+from residual.evaluate.protocol import Protocol, keeps_square, multi_scale, one_crop, ten_crop
 from residual.evaluate.score import Scores
 from residual.pipeline import planned_classification, read_data
-from residual.records import RunFolder, read_json, write_json
-from residual.reproduce.experiment import Measure
+from residual.records import RunFolder, convert, read_json
+from residual.reproduce.arithmetic import Load, at_scales, looked, together
+from residual.reproduce.data import source
+from residual.reproduce.exam import Drawn, Examined, Tell, Way, examined, of_run, refuse_other_images
+from residual.reproduce.experiment import AnySetting, Measure
 from residual.train.precision import pick_device
 from residual.weights.sources import load
 
@@ -82,14 +86,12 @@ def curves(run: Path) -> dict[str, list[tuple[float, float]]]:
 
 def _number(runs: Sequence[Path], file: str, name: str) -> float:
     (run,) = runs
-    return _in(read_json(run / file, dict[str, Any]), name, run)
+    return _in(read_json(run / file, dict[str, Any]), name, of=f"{run}: ")
 
 
-def _in(found: dict[str, Any], name: str, run: Path) -> float:
+def _in(found: dict[str, Any], name: str, *, of: str = "") -> float:
     if name not in found:
-        raise ValueError(
-            f"of {run} there is no {name}; a top-5 error is measured where there are more than five classes"
-        )
+        raise ValueError(f"{of}there is no {name}; a top-5 error is measured where there are more than five classes")
     return float(found[name])
 
 
@@ -113,60 +115,76 @@ def _mean(lines: list[dict[str, Any]], *, after: float, until: float) -> float:
 
 # --- errors under the protocols of section 3.4 -----------------------------------------------------------------
 
+PROTOCOLS = {"ten-crop": ten_crop, "multi-scale": multi_scale}
 
-def error_under(views: Callable[[Protocol], Protocol], *, top: int = 1) -> Measure:
-    """Top-`top` error of the last weights under a test protocol; of several runs that of their ensemble.
 
-    views: what becomes of the network's own crop: `ten_crop` or `multi_scale` of residual/evaluate/protocol.py.
+class Views(Way, frozen=True, kw_only=True, tag=True):
+    """Held-out images under a test protocol of residual/evaluate/protocol.py, made for each network's own crop.
+
+    The networks of several runs are one ensemble.
     """
 
-    def measure(runs: Sequence[Path]) -> float:
-        if len(runs) > 1:
-            return top_k_error(_seen(runs, views), top)
-        return _in(_kept(runs[0], views), f"top{top}_error", runs[0])
+    protocol: Literal["ten-crop", "multi-scale"]
 
-    return measure
+    @property
+    def words(self) -> str:
+        """The protocol's name."""
+        return self.protocol
 
-
-def _kept(run: Path, views: Callable[[Protocol], Protocol]) -> dict[str, Any]:
-    """Top-1 and top-5 error of one run under a protocol, from its folder if they were measured before."""
-    protocol = views(one_crop(load(run).card.preprocessing))
-    path, told = run / f"evaluation-{protocol.name}.json", msgspec.json.decode(msgspec.json.encode(protocol))
-    found = read_json(path, dict[str, Any]) if path.is_file() else {}
-    if found.get("protocol") != told:
-        scores = _seen([run], views)
+    def examine(self, runs: Sequence[Path], tell: Tell) -> dict[str, Any]:
+        """Top-1 error, and of more than five classes top-5 error."""
+        scores = _seen(runs, self.protocol, tell)
         errors = {f"top{top}_error": top_k_error(scores, top) for top in (1, 5) if top < scores.logits.shape[1]}
-        found = {"protocol": told, "images": len(scores), **errors}
-        write_json(path, found)
-    return found
+        return {"protocol": msgspec.to_builtins(scores.protocol), "images": len(scores), **errors}
+
+    def rules(self, runs: Sequence[Path]) -> Any:
+        """The protocol of each network, told completely."""
+        return [_protocol(self.protocol, convert(of_run(run, "preprocessing"), Preprocessing)) for run in runs]
+
+    def load(self, settings: Sequence[AnySetting]) -> Load:
+        """Of all views by all networks."""
+        views = 10 if self.protocol == "ten-crop" else 2 * at_scales(settings[0])  # and mirrored
+        return together(looked(each) for each in settings).times(views)
 
 
-def _seen(runs: Sequence[Path], views: Callable[[Protocol], Protocol]) -> Scores:
+def error_under(protocol: Literal["ten-crop", "multi-scale"], *, top: int = 1) -> Measure:
+    """Top-`top` error of the last weights under a test protocol; of several runs that of their ensemble."""
+    return Examined(Views(protocol=protocol), lambda found: _in(found, f"top{top}_error"))
+
+
+def _protocol(name: str, preprocessing: Preprocessing) -> Protocol:
+    return PROTOCOLS[name](one_crop(preprocessing))
+
+
+def _seen(runs: Sequence[Path], protocol: str, tell: Tell) -> Scores:
     """What the last weights of one or more runs say of their held-out images under a protocol, averaged."""
     plan, data = planned_classification(runs[0]), read_data(planned_classification(runs[0]))
-    images = held_out(data)
+    split, images = held_out(data)
+    tell(0, len(images))
+    refuse_other_images(runs, split, images)
     networks = [load(run) for run in runs]
     device = pick_device(plan.device)
     members = [
         Member(
             model=network.to(device),
             preprocessing=network.card.preprocessing,
-            protocol=views(one_crop(network.card.preprocessing)),
+            protocol=_protocol(protocol, network.card.preprocessing),
         )
         for network in networks
     ]
     if isinstance(images, Images) and any(_lacks(images, data, member) for member in members):
         images = as_files(images, Path(plan.data), workers=plan.workers)
-    said = [combined(each, members[0].protocol.average) for each in look(members, images, device)]
+    looked_at = with_progress(look(members, images, device), len(images), tell)
+    said = [combined(each, members[0].protocol.average) for each in looked_at]
     return Scores(torch.cat(said), images.labels.cpu(), members[0].protocol)
 
 
-def held_out(data: Dataset) -> Images | ImageFiles:
-    """The test images, or without them the validation images."""
-    images = data.test if data.test is not None else data.validation
-    if images is None:
-        raise ValueError(f"{data.origin} has neither test nor validation images, so nothing can be measured on it")
-    return images
+def held_out(data: Dataset) -> tuple[str, Images | ImageFiles]:
+    """The test images, or without them the validation images, and the name of their split."""
+    for split, images in (("test", data.test), ("validation", data.validation)):
+        if images is not None:
+            return split, images
+    raise ValueError(f"{data.origin} has neither test nor validation images, so nothing can be measured on it")
 
 
 def _lacks(images: Images, data: Dataset, member: Member) -> bool:
@@ -179,38 +197,69 @@ def _lacks(images: Images, data: Dataset, member: Member) -> bool:
 # --- responses (figure 7) --------------------------------------------------------------------------------------
 
 
-def mean_response(runs: Sequence[Path]) -> float:
-    """Mean over the 3x3 layers of their responses' standard deviations."""
-    (run,) = runs
-    found = layer_responses(run)
-    return sum(found) / len(found)
+class Responses(Way, frozen=True, kw_only=True, tag=True):
+    """How strongly the 3x3 layers respond to the first held-out images; which images, the paper does not say."""
+
+    @property
+    def words(self) -> str:
+        """In a word."""
+        return "responses"
+
+    def examine(self, runs: Sequence[Path], tell: Tell) -> dict[str, Any]:
+        """The layers' standard deviations, in their order, with the last weights."""
+        (run,) = runs
+        plan, network = planned_classification(run), load(run)
+        split, images = held_out(read_data(plan))
+        tell(0, len(images))
+        refuse_other_images(runs, split, images)
+        device = pick_device(plan.device)
+        normalize, count = Normalize(network.card.preprocessing, device), min(ANALYZED, len(images))
+
+        def batches() -> Iterator[Tensor]:
+            places = (torch.arange(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
+            done = 0
+            for pixels in images.stream(places):
+                yield normalize(pixels.to(device))
+                done += len(pixels)
+                tell(done, count)
+
+        return {"images": count, "std": responses(network.to(device), batches())}
+
+    def rules(self, runs: Sequence[Path]) -> Any:
+        """On how many images."""
+        return {"images": ANALYZED}
+
+    def load(self, settings: Sequence[AnySetting]) -> Load:
+        """Of one look."""
+        return looked(settings[0])
+
+    def images(self, setting: AnySetting) -> int:
+        """The first ones."""
+        return min(ANALYZED, source(setting.data).held)
 
 
-def responses_in_order(run: Path) -> dict[str, list[tuple[float, float]]]:
-    """Standard deviation of each 3x3 layer's response against the number of the layer, from 1."""
-    return {"response": [(float(layer), std) for layer, std in enumerate(layer_responses(run), start=1)]}
+def _mean_of(found: dict[str, Any]) -> float:
+    return float(fmean(found["std"]))
 
 
-def responses_sorted(run: Path) -> dict[str, list[tuple[float, float]]]:
-    """The same, the strongest first."""
-    return {"response": [(float(n), std) for n, std in enumerate(sorted(layer_responses(run))[::-1], start=1)]}
+mean_response = Examined(Responses(), _mean_of)
+"""Mean over the 3x3 layers of their responses' standard deviations."""
+
+
+def _in_order(found: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    return {"response": [(float(layer), float(std)) for layer, std in enumerate(found["std"], start=1)]}
+
+
+def _sorted(found: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    return _in_order({"std": sorted(found["std"], reverse=True)})
+
+
+responses_in_order = Drawn(Responses(), _in_order)
+"""Standard deviation of each 3x3 layer's response against the number of the layer, from 1."""
+responses_sorted = Drawn(Responses(), _sorted)
+"""The same, the strongest first."""
 
 
 def layer_responses(run: Path) -> list[float]:
-    """Standard deviations on the first held-out images, with the last weights; which images, the paper does not say."""
-    path = run / "responses.json"
-    if path.is_file():
-        return [float(std) for std in read_json(path, dict[str, Any])["std"]]
-    plan, network = planned_classification(run), load(run)
-    images = held_out(read_data(plan))
-    device = pick_device(plan.device)
-    normalize, count = Normalize(network.card.preprocessing, device), min(ANALYZED, len(images))
-
-    def batches() -> Iterator[Tensor]:
-        places = (torch.arange(start, min(start + AT_ONCE, count)) for start in range(0, count, AT_ONCE))
-        for pixels in images.stream(places):
-            yield normalize(pixels.to(device))
-
-    found = responses(network.to(device), batches())
-    write_json(path, {"images": count, "std": found})
-    return found
+    """Standard deviations, in the order of the layers."""
+    return [float(std) for std in examined(Responses(), [run])["std"]]

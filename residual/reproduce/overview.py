@@ -13,9 +13,9 @@ from residual.records import counted, environment, make_folder, read_json, write
 from residual.reproduce import data, jobs
 from residual.reproduce.budget import everything
 from residual.reproduce.calibrate import Calibration, calibrate, kind_of
+from residual.reproduce.costs import RESULTS, read_record
+from residual.reproduce.exam import exams
 from residual.reproduce.experiment import Experiment
-from residual.reproduce.ledger import RESULTS
-from residual.reproduce.record import read_known
 from residual.reproduce.store import Store
 from residual.train.precision import pick_device
 
@@ -28,6 +28,7 @@ class Overview:
 
     data: each set it needs, and each trained network, and whether it is here.
     runs, done: trainings in all, and finished ones in the folder.
+    exams: that finished trainings go through, and how many of them are over.
     seconds: that the rest takes on this machine, with `jobs` of them side by side; None: unknown.
     verdicts: how many rows and claims came out how, by record, counted as its report counts them.
     """
@@ -40,6 +41,8 @@ class Overview:
     data: dict[str, bool]
     runs: int
     done: int
+    exams: int
+    examined: int
     seconds: float | None
     jobs: int
     verdicts: dict[str, dict[str, int]]
@@ -57,8 +60,11 @@ def overview(
     for each in experiments:
         runs = everything([each], seeds=None).runs
         rest = [run for run in runs if store.state(run) != "done"]
+        asked = exams([each], runs, actual=lambda setting: setting)
+        open_exams = [exam for exam in asked if not exam.is_over(store)]
         known = all(data.source(run.setting.data).train for run in rest)
         times = [calibration.seconds(run.setting) for run in rest] if known else []
+        times += [calibration.examining(exam.way, exam.settings) for exam in open_exams] if known else []
         yield Overview(
             name=each.name,
             title=each.title,
@@ -68,6 +74,8 @@ def overview(
             data={name: data.where(name, places) is not None for name in each.data},
             runs=len(runs),
             done=len(runs) - len(rest),
+            exams=len(asked),
+            examined=len(asked) - len(open_exams),
             seconds=max(sum(times) / count, max(times, default=0.0)) if known else None,
             jobs=count,
             verdicts=_verdicts(each.name, out),
@@ -99,8 +107,8 @@ def measured(kinds: set[str], *, device: str, threads: int, out: Path | None = N
 def _verdicts(name: str, out: Path) -> dict[str, dict[str, int]]:
     """Of the records of an experiment, in the folder and among the committed results."""
     found = {}
-    for path in (out / name / "record.json", *sorted(RESULTS.glob("**/record.json"))):
-        record = read_known(path)
+    for path in (out / name / "record.json", *sorted(RESULTS.glob("**/*.json"))):
+        record = read_record(path)
         if record and record["experiment"].get("name") == name and not record.get("quick"):
             parts = [part for kind in ("rows", "claims") for part in record.get(kind, [])]
             verdicts = (

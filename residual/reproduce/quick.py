@@ -78,5 +78,6 @@ def _short(recipe: Recipe, network: Description) -> Recipe:
         iterations=ITERATIONS,
         epochs=None,
         batch=BATCH,
+        batch_norm_group=None if recipe.batch_norm_group is None else BATCH // 2,
         exact_statistics=min(recipe.exact_statistics, 4 * BATCH),
     )

@@ -4,8 +4,7 @@ Every number is read off the finished runs anew, so the record can be made again
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -15,12 +14,15 @@ import numpy as np
 from residual.models.description import Description
 from residual.records import RunFolder
 from residual.reproduce.budget import Allocation
+from residual.reproduce.costs import cost
 from residual.reproduce.data import source
 from residual.reproduce.detection_ledger import DetectionProtocol, of_detection_run
+from residual.reproduce.exam import Exam, way_of
 from residual.reproduce.experiment import AnySetting, Claim, Experiment, Line, Row
 from residual.reproduce.ledger import ledger, of_run
 from residual.reproduce.store import Failure, Run, Store, iterations
 from residual.reproduce.verdict import Spread, Verdict, interval, judge_claim, judge_number, pooled, spreads
+from residual.reproduce.work import Work
 
 POINTS = 200  # of a curve, at most
 SURVIVORS = "the runs that are left are not judged without it"
@@ -30,15 +32,15 @@ SURVIVORS = "the runs that are left are not judged without it"
 class Evidence:
     """What a record is made of.
 
-    seeds: so many of each row were asked for, None for what the rows ask.  failed: why, by key of the run.
-    cost: seconds that a run still takes.
+    seeds: so many of each row were asked for, None for what the rows ask.
+    failed: why, by key of the run or exam.  cost: seconds that a run or an exam still takes.
     """
 
     store: Store
     allocation: Allocation
     seeds: int | None
     failed: Mapping[tuple[str, int], str]
-    cost: Callable[[Run], float]
+    cost: Callable[[Work], float]
     quick: bool
     stopped: bool = False
 
@@ -57,12 +59,20 @@ class Evidence:
         found = {seed: self.failure(run) for seed, run in self.planned(setting).items()}
         return {seed: failure for seed, failure in found.items() if failure is not None}
 
-    def failure(self, run: Run) -> Failure | None:
-        """Why a run ended badly, in this sitting or in an earlier one."""
-        if self.store.state(run) == "done":
-            return None
-        told = self.failed.get(run.key)
-        return self.store.failure(run) or (None if told is None else Failure(reason=told, diverged=False))
+    def failure(self, work: Work) -> Failure | None:
+        """Why a run or an exam ended badly, in this sitting or in an earlier one; None: it did not, or is done."""
+        if isinstance(work, Exam):
+            over, before = work.is_over(self.store), work.failure(self.store)
+        else:
+            over, before = self.store.state(work) == "done", self.store.failure(work)
+        told = None if over else self.failed.get(work.key)
+        return before or (None if told is None else Failure(reason=told, diverged=False))
+
+    def exam(self, row: Row, seed: int) -> Exam | None:
+        """What a row asks for of its runs with one seed."""
+        way = way_of(row.measure)
+        runs = tuple(Run(setting=self.allocation.actual(setting), seed=seed) for setting in row.settings)
+        return None if way is None else Exam(way=way, runs=runs)
 
     def short(self, settings: Sequence[AnySetting]) -> dict[str, int] | None:
         """How much of their length was trained; None: all of it."""
@@ -93,7 +103,7 @@ def build(experiment: Experiment, evidence: Evidence) -> dict[str, Any]:
         "rows": list(rows.values()),
         "claims": [_claim(claim, experiment, measured, evidence) for claim in experiment.claims],
         "lines": [found for line in experiment.lines if (found := _line(line, evidence))],
-        "ledger": [] if evidence.quick else _ledger(experiment, evidence),
+        "ledger": [] if evidence.quick else [each | {"cost": _cost(each)} for each in _ledger(experiment, evidence)],
         "left_out": [found for row in experiment.rows for found in _left_out(row, measured[row.name], evidence)],
     }
 
@@ -102,6 +112,7 @@ def build(experiment: Experiment, evidence: Evidence) -> dict[str, Any]:
 class _Measured:
     values: dict[int, float]  # by seed; of a computed number, by 0
     runs: list[Run]
+    due: dict[int, Exam] = field(default_factory=dict)  # by seed: what was not taken of what it needs
     trouble: str = ""
     lost: str = ""  # why a run is missing that was begun
     at_chance: tuple[int, ...] = ()  # seeds that diverged, where that is what the paper says
@@ -116,18 +127,21 @@ def _is_usual(row: Row, found: _Measured) -> bool:
 def _measured(row: Row, evidence: Evidence) -> _Measured:
     if row.measure is None:
         return _Measured(values={}, runs=[])
+    due: dict[int, Exam] = {}
     try:
         if not row.settings:
             return _Measured(values={0: float(row.measure(()))}, runs=[])
         by_setting = [evidence.runs(setting) for setting in row.settings]
         seeds = sorted(set.intersection(*(set(found) for found in by_setting)))
-        together = {seed: [found[seed] for found in by_setting] for seed in seeds}
+        due = {seed: exam for seed in seeds if (exam := evidence.exam(row, seed)) and not exam.is_over(evidence.store)}
+        together = {seed: [found[seed] for found in by_setting] for seed in seeds if seed not in due}
         values = {seed: float(row.measure(list(map(evidence.store.path, runs)))) for seed, runs in together.items()}
     except (ValueError, OSError) as error:
-        return _Measured(values={}, runs=[], trouble=str(error))
+        return _Measured(values={}, runs=[], due=due, trouble=str(error))
     except Exception as error:  # of one row; the others are not lost with it
-        return _Measured(values={}, runs=[], trouble=f"{type(error).__name__}: {error}")
+        return _Measured(values={}, runs=[], due=due, trouble=f"{type(error).__name__}: {error}")
     failures = [evidence.failures(setting) for setting in row.settings]
+    untaken = {seed: failure for seed, exam in due.items() if (failure := evidence.failure(exam)) is not None}
     diverged = set.intersection(*({seed for seed, each in found.items() if each.diverged} for found in failures))
     at_chance = tuple(sorted(diverged)) if row.paper is not None and row.paper.kind == "above" else ()
     for seed in at_chance:
@@ -135,7 +149,8 @@ def _measured(row: Row, evidence: Evidence) -> _Measured:
     return _Measured(
         values=dict(sorted(values.items())),
         runs=[run for runs in together.values() for run in runs],
-        lost=_told(failures, besides=at_chance),
+        due=due,
+        lost=_told([*failures, untaken], besides=at_chance),
         at_chance=at_chance,
     )
 
@@ -165,6 +180,7 @@ def _row(row: Row, found: _Measured, evidence: Evidence, spread: Spread | None, 
         "reason": "; ".join(filter(None, [verdict.reason, _at_chance(found), _mixed(made), row.note])),
         "short": short,
         "planted": row.planted,
+        "lost": found.lost,
         "seconds": sum(finish.seconds for finish in finishes),
         "runs": [evidence.store.path(run).name for run in found.runs],
         "hardware": ", ".join(sorted({finish.hardware for finish in finishes})),
@@ -239,7 +255,10 @@ def _claim(
 
 
 def _line(line: Line, evidence: Evidence) -> dict[str, Any] | None:
-    found = [line.of(evidence.store.path(run)) for run in evidence.runs(line.setting).values()]
+    way, runs = way_of(line.of), list(evidence.runs(line.setting).values())
+    if way is not None:
+        runs = [run for run in runs if Exam(way=way, runs=(run,)).is_over(evidence.store)]
+    found = [line.of(evidence.store.path(run)) for run in runs]
     if not found:
         return None
     curves = {name: _mean_curve([each[name] for each in found if each.get(name)]) for name in found[0]}
@@ -262,7 +281,12 @@ def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[f
     return [(round(float(x[i]), 6), round(float(y[i]), 4)) for i in kept]
 
 
-def _ledger(experiment: Experiment, evidence: Evidence) -> list[dict[str, str | None]]:
+def _cost(difference: Mapping[str, str]) -> str | None:
+    known = cost(difference)
+    return None if known is None else str(known)
+
+
+def _ledger(experiment: Experiment, evidence: Evidence) -> list[dict[str, str]]:
     protocol = experiment.protocol
     if protocol is None:
         return []
@@ -276,10 +300,11 @@ def _ledger(experiment: Experiment, evidence: Evidence) -> list[dict[str, str | 
 
 
 def _left_out(row: Row, found: _Measured, evidence: Evidence) -> list[dict[str, Any]]:
-    """What is missing of a row, why, and the seconds of training that it would take."""
+    """What is missing of a row, why, and the seconds of work that it would take."""
     if not row.settings:
         return []
     asked = evidence.seeds or row.seeds
+    default = "stopped before it was done" if evidence.stopped else "does not fit into the budget"
     short = evidence.short(row.settings)
     whole = [Run(setting=setting, seed=seed) for setting in row.settings for seed in range(asked)]
     if short is not None:
@@ -289,18 +314,19 @@ def _left_out(row: Row, found: _Measured, evidence: Evidence) -> list[dict[str, 
         whole = [run for run in whole if evidence.store.state(run) != "done"]
         missing = len({run.seed for run in whole})
         what = f"{row.name}: {missing} of {asked} seeds"
-        reasons = [failure.reason for run in whole if (failure := evidence.failure(run)) is not None]
-        default = "stopped before it was done" if evidence.stopped else "does not fit into the budget"
-        why = "; ".join(dict.fromkeys(reasons)) or default
-    if not whole:
-        return []
-    return [{"what": what, "why": why, "seconds": None if evidence.quick else round(sum(map(evidence.cost, whole)))}]
+        why = _why(whole, evidence) or default
+    works: list[tuple[str, str, Sequence[Work]]] = [(what, why, whole)]
+    if due := list(found.due.values()):
+        what = f"{row.name}: {due[0].way.words} of {len(due)} trained seed{'s' if len(due) > 1 else ''}"
+        works.append((what, _why(due, evidence) or default, due))
+    return [
+        {"what": what, "why": why, "seconds": None if evidence.quick else round(sum(map(evidence.cost, work)))}
+        for what, why, work in works
+        if work
+    ]
 
 
-def read_known(path: Path) -> dict[str, Any]:
-    """A record as plain data; an empty one where it is not a record."""
-    try:
-        found = msgspec.json.decode(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) and isinstance(found.get("experiment"), dict) else {}
+def _why(works: Sequence[Work], evidence: Evidence) -> str:
+    """For what reasons some of them ended badly."""
+    reasons = [failure.reason for work in works if (failure := evidence.failure(work)) is not None]
+    return "; ".join(dict.fromkeys(reasons))

@@ -1,4 +1,4 @@
-"""From experiments to records: plan -> train -> measure -> judge -> record.
+"""From experiments to records: plan -> train -> examine -> measure -> judge -> record.
 
 A command that is cut off, however it is, goes on when it is given again: with the same plan, what is left of its time,
 and every run from its newest checkpoint.
@@ -8,7 +8,6 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -22,11 +21,12 @@ from residual.records import RunFolder, environment, make_folder, read_json, wri
 from residual.reproduce import data, jobs, work
 from residual.reproduce.budget import Allocation, allocate, everything
 from residual.reproduce.calibrate import Calibration, kind_of, looks
+from residual.reproduce.exam import Exam, due_after, exams, exams_by_last
 from residual.reproduce.experiment import DetectionSetting, Experiment, Setting
 from residual.reproduce.quick import quick
 from residual.reproduce.record import Evidence, build
 from residual.reproduce.store import Run, Store, iterations
-from residual.reproduce.work import Board, Ended, Failed
+from residual.reproduce.work import Board, Failed, Work
 from residual.train.precision import pick_device
 
 SAFETY = 0.8  # share of the time that is planned: machines slow down, and what is left over buys more seeds
@@ -182,7 +182,7 @@ class _Reproduction:
         self.note_spent()
         committed = self.read_plan()
         allocation = committed or everything(self.experiments, seeds=self.order.seeds)
-        if any(self.store.state(run) != "done" for run in (*allocation.runs, *allocation.spare)) and not self.is_over():
+        if self.is_left(allocation) and not self.is_over():
             yield from self.read_data()
             count = self.jobs if self.order.budget is not None else min(self.jobs, len(allocation.runs))
             with work.pool(self.start(), count, self.stop) as pool:
@@ -199,6 +199,16 @@ class _Reproduction:
         for experiment in self.experiments:
             yield Doing(what=f"measuring {experiment.name}")
             yield self.record(experiment, allocation)
+
+    def is_left(self, allocation: Allocation) -> bool:
+        """Whether there is something to train or to examine."""
+        runs = (*allocation.runs, *allocation.spare)
+        done = all(self.store.state(run) == "done" for run in runs)
+        return not done or not all(exam.is_over(self.store) for exam in self.exams(allocation))
+
+    def exams(self, allocation: Allocation) -> list[Exam]:
+        """What the rows ask of the runs of an allocation."""
+        return exams(self.experiments, (*allocation.runs, *allocation.spare), allocation.actual)
 
     def is_over(self) -> bool:
         """Whether the time is up."""
@@ -242,23 +252,29 @@ class _Reproduction:
         if found is not None:
             self.calibration = replace(found, start=min(self.reading, 5.0) + 1.0)
 
-    def cost(self, run: Run) -> float:
-        """Seconds that a run still takes; in a quick reproduction all are alike."""
-        if self.store.state(run) == "done":
+    def cost(self, work: Work) -> float:
+        """Seconds that a run or an exam still takes; in a quick reproduction all runs are alike."""
+        if isinstance(work, Exam):
+            if self.calibration is None or work.is_over(self.store):
+                return 0.0
+            return self.calibration.examining(work.way, work.settings)
+        if self.store.state(work) == "done":
             return 0.0
-        whole = 1.0 if self.calibration is None else self.calibration.seconds(run.setting)
-        return whole * (1 - self.store.done(run) / (iterations(run.setting) + 1))
+        whole = 1.0 if self.calibration is None else self.calibration.seconds(work.setting)
+        return whole * (1 - self.store.done(work) / (iterations(work.setting) + 1))
 
     def allocate(self) -> Allocation:
         """What fits into the time that is left."""
         until = self.until()
         if self.calibration is None or until is None:
             return Allocation(runs=())
+        asked = exams_by_last(self.experiments)
         costs: dict[tuple[str, int], float] = {}
 
         def cost(run: Run) -> float:
+            """With the exams that it is the last to be needed for."""
             if run.key not in costs:
-                costs[run.key] = self.cost(run)
+                costs[run.key] = self.cost(run) + sum(map(self.cost, due_after(run, asked)))
             return costs[run.key]
 
         seconds = SAFETY * max(0.0, until - time.monotonic())
@@ -266,7 +282,10 @@ class _Reproduction:
 
     def train(self, pool: work.Pool, allocation: Allocation, *, resumed: bool) -> Iterator[object]:
         """The trainings, with a note of the time they take now and then."""
-        board = Board(allocation.runs, store=self.store, cost=self.cost, jobs=self.jobs)
+        exams = self.exams(allocation)
+        planned = {run.key for run in allocation.runs}
+        expected = [exam for exam in exams if all(run.key in planned for run in exam.runs)]
+        board = Board(allocation.runs, expected, store=self.store, cost=self.cost, jobs=self.jobs)
         until = self.until()
         full = {setting.key: setting for each in self.experiments for setting in each.settings}
         yield Planned(
@@ -279,6 +298,7 @@ class _Reproduction:
         happenings = pool.work(
             allocation.runs,
             allocation.spare,
+            exams,
             store=self.store,
             plan=self.plan,
             board=board,
@@ -288,22 +308,9 @@ class _Reproduction:
         for event in happenings:
             if isinstance(event, Failed) and not event.again:
                 self.failed[event.run.key] = event.reason
-            if isinstance(event, Ended):
-                self.measure(event.run, allocation)
             if time.monotonic() - self.noted > SPENT_EVERY:
                 self.note_spent()
             yield event
-
-    def measure(self, run: Run, allocation: Allocation) -> None:
-        """Read the rows off a run that has just ended: what takes long is kept beside it, and counts as its time."""
-        if self.stop.signal:
-            return
-        for row in (row for each in self.experiments for row in each.rows if row.measure is not None):
-            together = [Run(setting=allocation.actual(setting), seed=run.seed) for setting in row.settings]
-            ready = run.key in {each.key for each in together}
-            if ready and row.measure is not None and all(self.store.state(each) == "done" for each in together):
-                with suppress(Exception):  # the record will say so, and the other trainings go on
-                    row.measure([self.store.path(each) for each in together])
 
     def plan(self, run: Run) -> Plan | DetectionPlan:
         """A run as the pipeline is told of it."""

@@ -78,6 +78,15 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
     return fmean(values) - half, fmean(values) + half
 
 
+def difference_interval(values: Sequence[float], others: Sequence[float]) -> tuple[float, float] | None:
+    """Welch's 95 % interval of the mean of `values` less that of `others`; None where it cannot be told."""
+    if min(len(values), len(others)) < 2 or not (_variance(values) and _variance(others)):
+        return None
+    squared, degrees = _welch(values, others)
+    difference, half = fmean(values) - fmean(others), _t(degrees) * math.sqrt(squared)
+    return difference - half, difference + half
+
+
 def pooled(samples: Iterable[Sequence[float]]) -> Spread | None:
     """The common spread of samples with different means; None where no sample has two values."""
     known = [sample for sample in samples if len(sample) >= 2]
@@ -178,10 +187,14 @@ def judge_claim(
 
 def welch(low: Sequence[float], high: Sequence[float]) -> float:
     """p-value of Welch's one-sided test that the mean of `low` is below that of `high`; one of them has a spread."""
-    difference = fmean(low) - fmean(high)
-    a, b = (_variance(values) / len(values) for values in (low, high))
-    degrees = (a + b) ** 2 / (a**2 / (len(low) - 1) + b**2 / (len(high) - 1))
-    return float(stats.t.cdf(difference / math.sqrt(a + b), degrees))
+    squared, degrees = _welch(low, high)
+    return float(stats.t.cdf((fmean(low) - fmean(high)) / math.sqrt(squared), degrees))
+
+
+def _welch(one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:
+    """Variance of the difference of two means, and the degrees of freedom it is known with."""
+    a, b = (_variance(values) / len(values) for values in (one, other))
+    return a + b, (a + b) ** 2 / (a**2 / (len(one) - 1) + b**2 / (len(other) - 1))
 
 
 def permutation(low: Sequence[float], high: Sequence[float]) -> float:
@@ -265,7 +278,7 @@ def _what(paper: Printed) -> str:
     return f"the {what} of {paper.n} runs" if paper.n > 1 else "a single run"
 
 
-def _t(degrees: int) -> float:
+def _t(degrees: float) -> float:
     return float(stats.t.ppf(1 - LEVEL / 2, degrees))
 
 

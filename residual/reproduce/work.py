@@ -1,7 +1,8 @@
-"""Trains runs, several side by side, and tells how it goes.
+"""Trains runs and examines them, several side by side, and tells how it goes.
 
-A run whose job dies is gone on with once, in a new job; if that dies too it is reported and left out, and the rest
-goes on.  Asked to stop, or at the end of the time, every job saves a checkpoint first.
+An exam comes as soon as its runs are done, before the next training: what is done early can be tested.  A run or an
+exam whose job dies is gone on with once, in a new job; if that dies too it is reported and left out, and the rest goes
+on.  Asked to stop, or at the end of the time, every job saves a checkpoint first; an exam begins anew the next time.
 """
 
 import queue
@@ -16,6 +17,7 @@ import msgspec
 
 from residual.pipeline import DetectionPlan, Plan, Stop
 from residual.reproduce.calibrate import Calibration, mean
+from residual.reproduce.exam import Exam
 from residual.reproduce.jobs import Job, Message, Messages, Start
 from residual.reproduce.store import Failure, Run, Store, iterations
 
@@ -23,45 +25,49 @@ BEAT = 0.25  # seconds between looks at the clock and at signals
 TRUSTED = 3.0  # seconds of work as estimated, before its true speed is believed
 
 
+Work = Run | Exam
+Key = tuple[str, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Began:
-    """A run begins, or goes on after `step` iterations."""
+    """A run begins, or goes on after `step` iterations; or an exam begins."""
 
-    run: Run
+    run: Work
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Moved:
-    """A run has done `step` iterations."""
+    """A run has done `step` iterations, an exam has seen `step` images."""
 
-    run: Run
+    run: Work
     step: int
     iterations: int
-    train_error: float | None  # percent, of classifiers
+    train_error: float | None  # percent, of classifiers that are trained
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """A run is complete, after so many seconds in all its sittings."""
+    """A run is complete, after so many seconds in all its sittings; or an exam is, and what it found is kept."""
 
-    run: Run
+    run: Work
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Halted:
-    """A run was stopped; its checkpoint of `step` is safe."""
+    """A run was stopped; its checkpoint of `step` is safe.  An exam begins anew the next time."""
 
-    run: Run
+    run: Work
     step: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed:
-    """A run ended badly.  again: it is tried once more."""
+    """A run or an exam ended badly.  again: it is tried once more."""
 
-    run: Run
+    run: Work
     reason: str
     again: bool
 
@@ -74,31 +80,65 @@ class Beat:
 class Board:
     """What is done, what is going on and how long the rest will take.
 
-    cost: seconds that a run takes from here, by the estimate; the speed of this sitting corrects it.
+    cost: seconds that a run takes from here, or an exam, by the estimate; the speed of this sitting corrects it.
     """
 
-    def __init__(self, runs: Iterable[Run], *, store: Store, cost: Callable[[Run], float], jobs: int) -> None:
+    def __init__(
+        self,
+        runs: Iterable[Run],
+        exams: Iterable[Exam] = (),
+        *,
+        store: Store,
+        cost: Callable[[Work], float],
+        jobs: int,
+    ) -> None:
         self.jobs, self._store, self._cost = jobs, store, cost
-        self.runs: dict[tuple[str, int], Run] = {}
-        self.cost: dict[tuple[str, int], float] = {}
-        self.length: dict[tuple[str, int], int] = {}
-        self.step: dict[tuple[str, int], int] = {}
-        self.first: dict[tuple[str, int], int] = {}  # the step at which this sitting began
-        self.done: set[tuple[str, int]] = set()
-        self.going: dict[tuple[str, int], float] = {}  # since when
-        self.took: dict[tuple[str, int], float] = {}  # seconds of this sitting, until a run was last heard of
-        for run in runs:
-            self.expect(run)
+        self.runs: dict[Key, Run] = {}
+        self.exams: dict[Key, Exam] = {}
+        self.cost: dict[Key, float] = {}  # of runs and exams, as all that follows
+        self.length: dict[Key, int] = {}  # iterations, or images
+        self.step: dict[Key, int] = {}
+        self.first: dict[Key, int] = {}  # the step at which this sitting began
+        self.over: set[Key] = set()  # done, of runs and exams, also of those that are not expected
+        self.going: dict[Key, float] = {}  # since when
+        self.took: dict[Key, float] = {}  # seconds of this sitting, until one was last heard of
+        self.expect(*runs, *exams)
 
-    def expect(self, run: Run) -> None:
-        """A run will be done, now or some time."""
-        if run.key in self.runs:
-            return
-        self.runs[run.key], self.cost[run.key] = run, self._cost(run)
-        self.length[run.key] = iterations(run.setting)
-        self.step[run.key] = self.first[run.key] = self._store.done(run)
-        if self._store.state(run) == "done":
-            self.done.add(run.key)
+    @property
+    def done(self) -> set[Key]:
+        """Of the runs."""
+        return self.over & self.runs.keys()
+
+    @property
+    def taken(self) -> set[Key]:
+        """Of the exams."""
+        return self.over & self.exams.keys()
+
+    def look(self, works: Iterable[Work]) -> None:
+        """See which of them are done on the disk; what is known to be done is not looked for again."""
+        for work in works:
+            if work.key in self.over:
+                continue
+            if work.is_over(self._store) if isinstance(work, Exam) else self._store.state(work) == "done":
+                self.over.add(work.key)
+                if work.key in self.step:
+                    self.step[work.key] = self.length[work.key]
+
+    def expect(self, *works: Work) -> None:
+        """They will be done, now or some time."""
+        for work in works:
+            key = work.key
+            if key in self.cost:
+                continue
+            self.cost[key] = self._cost(work)
+            self.look([work])
+            if isinstance(work, Exam):
+                self.exams[key] = work
+                self.length[key], self.step[key] = work.images, work.images if key in self.over else 0
+            else:
+                self.runs[key] = work
+                self.length[key], self.step[key] = iterations(work.setting), self._store.done(work)
+            self.first[key] = self.step[key]
 
     def saw(self, event: object) -> None:
         """Count what an event tells."""
@@ -108,45 +148,52 @@ class Board:
                 self.step[run.key] = self.first[run.key] = step
             case Moved(run=run, step=step):
                 self.step[run.key] = step
-                self._heard(run)
+                self._heard(run.key)
             case Ended(run=run):
                 self.step[run.key] = self.length[run.key]
-                self.done.add(run.key)
-                self._heard(run)
+                self.over.add(run.key)
+                self._heard(run.key)
                 self.going.pop(run.key, None)
             case Halted(run=run) | Failed(run=run):
                 self.going.pop(run.key, None)
 
-    def _heard(self, run: Run) -> None:
-        if run.key in self.going:
-            self.took[run.key] = time.monotonic() - self.going[run.key]
+    def _heard(self, key: Key) -> None:
+        if key in self.going:
+            self.took[key] = time.monotonic() - self.going[key]
 
     def slowness(self) -> float:
         """True seconds per estimated second, in this sitting."""
         counted = sum(self.cost[key] * self._share(key) for key in self.took)
         return sum(self.took.values()) / counted if counted > TRUSTED else 1.0
 
-    def _share(self, key: tuple[str, int]) -> float:
-        """How much of what was left of a run when it began in this sitting is done."""
+    def _share(self, key: Key) -> float:
+        """How much of what was left of it when it began in this sitting is done."""
         left = self.length[key] - self.first[key]
         return (self.step[key] - self.first[key]) / left if left else 1.0
 
-    def seconds_of(self, run: Run) -> float:
-        """What a run will still take, alone in its job."""
-        if run.key in self.done:
+    def seconds_of(self, work: Work) -> float:
+        """What it will still take, alone in its job."""
+        if work.key in self.over:
             return 0.0
-        if run.key not in self.runs:
-            return self._cost(run) * self.slowness()
-        return self.cost[run.key] * (1 - self._share(run.key)) * self.slowness()
+        if work.key not in self.cost:
+            return self._cost(work) * self.slowness()
+        return self.cost[work.key] * (1 - self._share(work.key)) * self.slowness()
 
     def seconds_left(self) -> float:
         """Until all is done, on so many jobs."""
         rest = [self.seconds_of(run) for run in self.runs.values()]
+        rest += [self.seconds_of(exam) for exam in self.exams.values()]
         return max(sum(rest) / self.jobs, max(rest, default=0.0))
 
+    def now(self, key: Key) -> str:
+        """What goes on, in a few words: resnet56 1,200; or ten-crop, 300 of 10,000 images."""
+        if key in self.runs:
+            return f"{self.runs[key].setting.model} {self.step[key]:,}"
+        return f"{self.exams[key].way.words}, {self.step[key]:,} of {self.length[key]:,} images"
+
     def iterations(self) -> tuple[int, int]:
-        """Done, and in all."""
-        return sum(self.step.values()), sum(self.length.values())
+        """Of the runs: done, and in all."""
+        return sum(self.step[key] for key in self.runs), sum(self.length[key] for key in self.runs)
 
 
 class Pool:
@@ -179,6 +226,7 @@ class Pool:
         self,
         runs: Sequence[Run],
         spare: Sequence[Run] = (),
+        exams: Sequence[Exam] = (),
         *,
         store: Store,
         plan: Callable[[Run], Plan | DetectionPlan],
@@ -186,13 +234,14 @@ class Pool:
         until: float | None = None,
         grace: float = 5.0,
     ) -> Iterator[object]:
-        """Train `runs` in order, then what of `spare` fits.
+        """Train `runs` in order, then what of `spare` fits; `exams` as soon as their runs are done.
 
         until: when to stop, on the monotonic clock.  grace: seconds that the jobs then have to stop in.
         """
-        pending = [run for run in (*runs, *spare) if store.state(run) != "done"]
-        tried: set[tuple[str, int]] = set()
-        idle, busy = list(self.jobs), dict[int, Run]()
+        pending: list[Work] = [*exams, *runs, *spare]
+        board.look(pending)
+        tried: set[Key] = set()
+        idle, busy = list(self.jobs), dict[int, Work]()
         stopping: int | None = None
         while True:
             late = until is not None and time.monotonic() > until
@@ -204,13 +253,16 @@ class Pool:
                 job = idle.pop(0)
                 busy[id(job)] = run
                 board.expect(run)
-                told = plan(run)
-                of = "detector" if isinstance(told, DetectionPlan) else "classifier"
-                job.order({"train": of, "plan": asdict(told), "path": str(store.path(run).resolve())})
+                job.order(_order(run, store, plan))
+                if isinstance(run, Exam):
+                    began = Began(run=run, step=0)
+                    board.saw(began)
+                    yield began
             if not busy:
                 return
             if late and until is not None and time.monotonic() > until + grace:
-                yield from (Halted(run=run, step=store.safe(run)) for run in busy.values())
+                for run in busy.values():
+                    yield Halted(run=run, step=store.safe(run) if isinstance(run, Run) else 0)
                 return
             try:
                 job, message = self.messages.get(timeout=BEAT)
@@ -227,7 +279,10 @@ class Pool:
                 event, message = Failed(run=run, reason="its process was told to stop", again=True), None
             ended = isinstance(event, Ended | Halted | Failed)
             if isinstance(event, Ended):
-                store.set_finished(run, seconds=event.seconds)
+                if isinstance(run, Exam):
+                    run.set_over(store)
+                else:
+                    store.set_finished(run, seconds=event.seconds)
             if isinstance(event, Failed):
                 event = replace(event, again=event.again and run.key not in tried and not stopping)
                 tried.add(run.key)
@@ -235,12 +290,18 @@ class Pool:
                     pending.insert(0, run)
                 else:  # what a later sitting must know: survivors alone prove nothing
                     diverged = message is not None and bool(message.get("diverged"))
-                    store.set_failed(run, Failure(reason=event.reason, diverged=diverged))
+                    failure = Failure(reason=event.reason, diverged=diverged)
+                    if isinstance(run, Exam):
+                        run.set_failed(store, failure)
+                    else:
+                        store.set_failed(run, failure)
             if ended:
                 del busy[id(job)]
                 idle.append(job if message is not None else self._anew(job))
             if event is not None:
                 board.saw(event)
+                if isinstance(event, Ended):  # some of what it is asked, a training has recorded
+                    board.look(work for work in exams if run.key in [each.key for each in work.runs])
                 yield event
 
     def _anew(self, dead: Job) -> Job:
@@ -264,16 +325,28 @@ def pool(start: Start, count: int, stop: Stop) -> Iterator[Pool]:
         yield opened
 
 
-def _next(pending: list[Run], board: Board, until: float | None) -> Run | None:
-    """Take the first run that ends in time; what does not stays where it is."""
-    for number, run in enumerate(pending):
-        if until is None or time.monotonic() + board.seconds_of(run) <= until:
+def _next(pending: list[Work], board: Board, until: float | None) -> Work | None:
+    """Take the first that can be done and ends in time; what does not stays where it is."""
+    pending[:] = [work for work in pending if work.key not in board.over]
+    for number, work in enumerate(pending):
+        if isinstance(work, Exam) and not all(run.key in board.over for run in work.runs):
+            continue
+        if until is None or time.monotonic() + board.seconds_of(work) <= until:
             return pending.pop(number)
     return None
 
 
-def _event(run: Run, job: Job, message: Message | None) -> Any:
-    """What a job's message says of its run; None for what nobody needs to know."""
+def _order(work: Work, store: Store, plan: Callable[[Run], Plan | DetectionPlan]) -> Message:
+    """As a job is told of it."""
+    if isinstance(work, Exam):
+        return {"examine": msgspec.to_builtins(work.way), "runs": [str(store.path(run).resolve()) for run in work.runs]}
+    told = plan(work)
+    of = "detector" if isinstance(told, DetectionPlan) else "classifier"
+    return {"train": of, "plan": asdict(told), "path": str(store.path(work).resolve())}
+
+
+def _event(run: Work, job: Job, message: Message | None) -> Any:
+    """What a job's message says of its run or exam; None for what nobody needs to know."""
     if message is None:
         return Failed(run=run, reason=job.last_words(), again=True)
     if "failed" in message:

@@ -1,4 +1,4 @@
-"""One job: a process that trains what it is told, a run at a time, and says what happens.
+"""One job: a process that trains and examines what it is told, one thing at a time, and says what happens.
 
     python -m residual.reproduce.worker THREADS
 
@@ -14,19 +14,25 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from residual import pipeline
 from residual.pipeline import DetectionPlan, Diverged, Plan, Stop
 from residual.records import AlreadyRunning, convert
-from residual.reproduce import calibrate
+from residual.reproduce import calibrate, exam
+from residual.reproduce.detection_measures import Finding, Placing
+from residual.reproduce.exam import Way
+from residual.reproduce.measures import Responses, Views
 
 PATIENCE = 30.0  # seconds: a job whose starter was killed may still be saving this run
+TOLD_EVERY = 0.5  # seconds between words of how far an exam is
 
 
 def main() -> None:
@@ -56,12 +62,18 @@ def _listen(orders: "queue.Queue[dict[str, Any] | None]", stop: Stop) -> None:
 
 
 def follow(order: dict[str, Any], stop: Stop) -> Iterator[dict[str, Any]]:
-    """Do one thing: calibrate, or train or resume a run.  Yields what happens, and an error as the last message."""
+    """Do one thing: calibrate, train or resume a run, or examine finished ones.
+
+    Yields what happens, and an error as the last message.
+    """
     try:
         if "calibrate" in order:
             about = order["calibrate"]
             found = calibrate.calibrate(set(about["kinds"]), device=about["device"], seconds=about["seconds"])
             yield {"calibrated": asdict(found)}
+        elif "examine" in order:
+            way: Way = msgspec.convert(order["examine"], Views | Responses | Finding | Placing)
+            yield from _examine(way, [Path(run) for run in order["runs"]], stop)
         else:
             plan = convert(order["plan"], DetectionPlan) if order["train"] == "detector" else _plan(order["plan"])
             for event in _train(plan, Path(order["path"]), stop):
@@ -74,6 +86,32 @@ def follow(order: dict[str, Any], stop: Stop) -> Iterator[dict[str, Any]]:
             traceback.print_exc()
         told = str(error) if final or isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         yield {"failed": told, "final": final, "diverged": isinstance(error, Diverged)}
+
+
+class _Stopped(Exception):
+    """Somebody asked to stop."""
+
+
+def _examine(way: Way, runs: Sequence[Path], stop: Stop) -> Iterator[dict[str, Any]]:
+    """An exam, beside this thread, so that it can be told how far it is; in the words of a training."""
+    began, seen = time.monotonic(), (0, 0)
+
+    def tell(done: int, images: int) -> None:
+        nonlocal seen
+        seen = done, images
+        if stop.signal:
+            raise _Stopped
+
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        examining = beside.submit(exam.examined, way, runs, tell)
+        while not wait([examining], timeout=TOLD_EVERY).done:
+            yield {"event": "Progress", "step": seen[0], "iterations": seen[1], "train_error": None}
+        try:
+            examining.result()
+        except _Stopped:
+            yield {"event": "Stopped", "step": 0}
+        else:
+            yield {"event": "Finished", "seconds": time.monotonic() - began}
 
 
 def _plan(told: dict[str, Any]) -> Plan:

@@ -113,23 +113,28 @@ class Tally:
 
     objects: int  # on images and frames
     pictures: int  # images and frames
+    images: int  # alone
+    bare: int  # images that were looked at and on which nothing is
     bad: int
     problem: str | None
 
 
 def tally(journal: Journal) -> Tally:
     """Count what was found."""
-    objects = pictures = bad = 0
+    objects = pictures = images = bare = bad = 0
     problem = None
     for line in _after_first(journal):
         entry = entry_of(line)
         if isinstance(entry, ImageAnswer | FrameAnswer):
             objects += len(entry.detections)
             pictures += not (isinstance(entry, ImageAnswer) and entry.problem)
+        if isinstance(entry, ImageAnswer) and entry.problem is None:
+            images += 1
+            bare += not entry.detections
         if isinstance(entry, ImageAnswer | VideoEnd) and entry.problem is not None:
             bad += 1
             problem = problem or entry.problem
-    return Tally(objects=objects, pictures=pictures, bad=bad, problem=problem)
+    return Tally(objects=objects, pictures=pictures, images=images, bare=bare, bad=bad, problem=problem)
 
 
 def _document(journal: Journal) -> Iterator[bytes]:

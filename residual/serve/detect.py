@@ -13,7 +13,7 @@ import io
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -24,12 +24,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from residual.data.decode import BadImage, Pixels, View, sniff
+from residual.data.decode import BadImage, Pixels, View, foreign, sniff
 from residual.data.loader import Decoded, File, Pool
-from residual.data.objects import Flags, Floats
-from residual.data.outlines import Runs, as_runs, mask_of
+from residual.data.objects import Floats
+from residual.data.outlines import Outline, Runs, short
+from residual.data.synsets import synsets
 from residual.detect.card import DetectorCard
-from residual.detect.draw import colour, draw, enlarged
+from residual.detect.detections import Outlines
+from residual.detect.draw import CROWD, colour, draw, enlarged
 from residual.detect.found import Found
 from residual.detect.procedure import IMPROVED, LONGEST, Procedure
 from residual.serve.answers import (
@@ -57,6 +59,9 @@ PICTURES = "pictures"
 LONGEST_NAME = 200  # bytes; file systems have 255, and ours get something added
 QUALITY = 90  # of JPEG
 START = 400  # bytes of a file that tell what it is
+STRANGE = "\ufffd"  # in place of bytes that are no letter
+
+Kind = Literal["image", "video", "unknown"]
 
 
 class Finder(Protocol):
@@ -71,7 +76,43 @@ class NotFinite(ValueError):
     """An answer that is no answer."""
 
 
-Answer = tuple[list[Detection], Flags | None]
+class Look:
+    """Asks a finder what is on an image, and tells what is sure enough of the answer.
+
+    A localizer's answers are guesses at one object, the first the likeliest: where that is not sure enough, none is.
+    surest: class and probability of the surest of the last answer, of a localizer's the first, sure enough or not;
+    None where there was none.  drawn: how many of what is told are drawn, the first of them; None: all.
+    """
+
+    def __init__(self, finder: Finder, procedure: Procedure, score: float) -> None:
+        self.finder, self.procedure, self.score = finder, procedure, score
+        self.classes = finder.card.classes
+        self.drawn = None if finder.card.localizer is None else 1
+        self.surest: tuple[str, float] | None = None
+
+    def __call__(self, pixels: Pixels) -> list[Detection]:
+        """Rounded here, once, so that whatever is made of it is the same when it comes from the journal."""
+        self.surest = None
+        found = self.finder.find(pixels, self.procedure)
+        if not (found.boxes.isfinite().all() and found.scores.isfinite().all()):
+            raise NotFinite("the network's answer is not finite; its weights are damaged")
+        sure = found.scores >= self.score
+        if self.drawn is not None:
+            sure = sure & sure[:1]
+        if len(found):
+            first = int(found.scores.argmax()) if self.drawn is None else 0
+            self.surest = self.classes[int(found.labels[first])], float(found.scores[first])
+        return [
+            Detection(
+                label=self.classes[int(found.labels[place])],
+                probability=round(float(found.scores[place]), 6),
+                box=_rounded(found.boxes[place].tolist()),
+                track=None,
+                mask=None if found.outlines is None else _mask(found.outlines, place),
+            )
+            for place in sure.nonzero().flatten().tolist()
+        ]
+
 
 # --- what is asked ---------------------------------------------------------------------------------------------
 
@@ -81,7 +122,7 @@ class Source:
     """An image or a video to look at.  place: where in the folder of answers the drawn one will lie."""
 
     name: str
-    kind: Literal["image", "video", "unknown"]
+    kind: Kind
     place: str = ""
     file: File | None = None
     problem: str | None = None  # why there is nothing to look at
@@ -105,17 +146,30 @@ def sources(paths: Sequence[str | os.PathLike[str]]) -> list[Source]:
             if isinstance(place, Prediction):
                 listed.append(Source(name=place.path, kind="unknown", problem=place.problem))
                 continue
-            kind, stamp = _kind_of(place.name)
+            kind, stamp, problem = _kind_of(place.name)
             where = _place(name, place.name, kind, len(listed), used)
-            listed.append(Source(name=place.name, kind=kind, place=where, file=replace(place, stamp=stamp)))
+            file = replace(place, stamp=stamp)
+            listed.append(Source(name=place.name, kind=kind, place=where, file=file, problem=problem))
     if all(source.kind == "unknown" for source in listed):
-        given = ", ".join(repr(os.fsdecode(path)) for path in paths[:5])
-        why = f": {listed[0].problem}" if len(listed) == 1 and listed[0].problem else ""
+        given = ", ".join(repr(printed(os.fsdecode(path))) for path in paths[:5])
         raise ValueError(
-            f"there is no image and no video in {given}{why}; images are JPEG, PNG, WebP, BMP and GIF files, videos "
-            "MP4, MOV, MKV, WebM, AVI and MPEG"
+            f"there is no image and no video in {given}{_why_not(listed)}.  Images are JPEG, PNG, WebP, BMP and GIF "
+            "files, videos MP4, MOV, MKV, WebM, AVI and MPEG"
         )
     return listed
+
+
+def _why_not(listed: Sequence[Source]) -> str:
+    """Of the first sources, none of which is anything, what they are; the formats that are read are told after it."""
+    known = [(source.path, source.problem.split("; images are ")[0]) for source in listed if source.problem]
+    if not known:
+        return ""
+    if len(listed) == 1:
+        return f": {known[0][1]}"
+    told = [f"{Path(path).name}: {problem}" for path, problem in known[:3]]
+    others = len(listed) - len(told)
+    told += [f"and {others:,} other{'s' if others > 1 else ''}"] if others else []
+    return f": {'; '.join(told)}"
 
 
 def improved(procedure: Procedure) -> Procedure:
@@ -159,6 +213,8 @@ class Step:
 
     done, total: of the sources, or of the frames of a video; total is None where the file does not say, and is
     what the file says otherwise.
+    surest: class and probability of the network's surest answer, of a localizer's first guess, sure enough or not;
+    None where it had none.
     """
 
     number: int  # of the source, from 0 on
@@ -166,6 +222,12 @@ class Step:
     entry: Entry | None
     done: int
     total: int | None
+    surest: tuple[str, float] | None = None
+
+    @property
+    def bare(self) -> bool:
+        """Whether an image or a frame was looked at on which nothing is."""
+        return isinstance(self.entry, ImageAnswer | FrameAnswer) and not self.entry.detections
 
 
 def detect(
@@ -183,45 +245,41 @@ def detect(
     one; a second saves little, and doubles the images that may be in memory.  To stop, leave the loop.
     """
     done, opened = _position(journal)
-    classes = finder.card.classes
-
-    def answer(pixels: Pixels) -> Answer:
-        return _told(finder.find(pixels, procedure), classes, score)
-
+    look = Look(finder, procedure, score)
     with Pool(workers=workers) as pool:
         rest = listed[done:]
         decoded = pool.decode(
-            (one.file for one in rest if one.file and one.kind != "video"), View(strips=True), window=1
+            (one.file for one in rest if one.file and one.problem is None and one.kind != "video"),
+            View(strips=True),
+            window=1,
         )
         for number, source in enumerate(rest, start=done):
+            look.surest = None
             if source.kind == "video":
-                for entry, frames, total in _video(answer, classes, source, journal, opened):
-                    yield Step(number=number, source=source, entry=entry, done=frames, total=total)
+                for entry, frames, total in _video(look, source, journal, opened):
+                    yield Step(number=number, source=source, entry=entry, done=frames, total=total, surest=look.surest)
                 opened = None
                 continue
-            if source.file is None:
+            if source.problem is not None:
                 image = ImageAnswer(path=source.path, detections=[], problem=source.problem)
             else:
-                image = _image(answer, classes, source, next(decoded), journal.path.parent)
+                image = _image(look, source, next(decoded), journal.path.parent)
             journal.append(msgspec.json.encode(image))
-            yield Step(number=number, source=source, entry=image, done=number + 1, total=len(listed))
+            yield Step(
+                number=number, source=source, entry=image, done=number + 1, total=len(listed), surest=look.surest
+            )
 
 
-def _image(
-    answer: Callable[[Pixels], Answer], classes: Sequence[str], source: Source, decoded: Decoded, folder: Path
-) -> ImageAnswer:
+def _image(look: Look, source: Source, decoded: Decoded, folder: Path) -> ImageAnswer:
     pixels = decoded.pixels
     if isinstance(pixels, BadImage):
         return ImageAnswer(path=source.path, detections=[], problem=str(pixels))
     height, width = pixels.shape[:2]
     try:
-        told, masks = answer(pixels)
+        told = look(pixels)
     except NotFinite as problem:
         return ImageAnswer(path=source.path, size=(width, height), detections=[], problem=str(problem))
-    colours = [colour(classes.index(one.label)) for one in told]
-    pixels, boxes, masks = enlarged(pixels, _boxes(told), masks)
-    drawn = draw(pixels, boxes, [_text(one) for one in told], colours, masks=masks)
-    data = io.BytesIO()
+    drawn, data = _drawn(pixels, told[: look.drawn], look.classes), io.BytesIO()
     Image.fromarray(drawn).save(data, "PNG" if source.place.lower().endswith(".png") else "JPEG", quality=QUALITY)
     picture = f"{PICTURES}/{source.place}"
     (folder / picture).parent.mkdir(parents=True, exist_ok=True)
@@ -230,7 +288,7 @@ def _image(
 
 
 def _video(
-    answer: Callable[[Pixels], Answer], classes: Sequence[str], source: Source, journal: Journal, opened: int | None
+    look: Look, source: Source, journal: Journal, opened: int | None
 ) -> Iterator[tuple[Entry | None, int, int | None]]:
     """All frames of a video, then the video with what was found on them: what a `Step` tells of each.
 
@@ -248,14 +306,14 @@ def _video(
     size = rate = problem = stated = drawn = None
     notes: list[str] = []
     for before in _frames(journal, opened):  # the tracks stand where they stood
-        tracker.update(_boxes(before.detections), [classes.index(one.label) for one in before.detections])
+        tracker.update(_boxes(before.detections), [look.classes.index(one.label) for one in before.detections])
         seen = before.frame + 1
     try:
         with Reader(source.name, skip=seen) as reader:
             rate, stated = reader.rate, reader.stated
             for frame in reader:
-                told, _ = answer(frame.pixels)
-                numbers = tracker.update(_boxes(told), [classes.index(one.label) for one in told])
+                told = look(frame.pixels)
+                numbers = tracker.update(_boxes(told), [look.classes.index(one.label) for one in told])
                 tracked = [msgspec.structs.replace(one, track=each) for one, each in zip(told, numbers, strict=True)]
                 seen = frame.number + 1
                 entry = FrameAnswer(frame=frame.number, time=round(frame.time, 4), detections=tracked)
@@ -274,7 +332,7 @@ def _video(
             for frame, entry in zip(reader, _frames(journal, opened), strict=False):
                 size = (frame.pixels.shape[1], frame.pixels.shape[0])
                 late = max(late, abs(entry.time - entry.frame / rate))
-                writer.write(_drawn(frame.pixels, entry.detections, classes))
+                writer.write(_drawn(frame.pixels, entry.detections[: look.drawn], look.classes, large=False))
                 yield None, frame.number + 1, seen
         drawn = printed(source.place)
     except BadVideo as bad:
@@ -309,76 +367,85 @@ def _frames(journal: Journal, opened: int) -> Iterator[FrameAnswer]:
         yield entry
 
 
-def _told(answer: Found, classes: Sequence[str], score: float) -> Answer:
-    """What is sure enough of an answer, with its masks (M, H, W).
-
-    Rounded here, once, so that whatever is made of it is the same when it comes from the journal.
-    """
-    if not (answer.boxes.isfinite().all() and answer.scores.isfinite().all()):
-        raise NotFinite("the network's answer is not finite; its weights are damaged")
-    sure = answer.scores >= score
-    masks = None if answer.masks is None else answer.masks[sure].numpy()
-    told = []
-    for number, place in enumerate(sure.nonzero().flatten().tolist()):
-        left, top, right, bottom = (round(each, 2) for each in answer.boxes[place].tolist())
-        told.append(
-            Detection(
-                label=classes[int(answer.labels[place])],
-                probability=round(float(answer.scores[place]), 6),
-                box=(left, top, right, bottom),
-                track=None,
-                mask=None if masks is None else _mask(masks[number]),
-            )
-        )
-    return told, masks
+def _rounded(box: Sequence[float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (round(each, 2) for each in box)
+    return left, top, right, bottom
 
 
-def _mask(mask: Flags) -> Mask:
-    height, width = mask.shape
-    return Mask((height, width), as_runs(mask).lengths.tolist())
+def _mask(outlines: Outlines, place: int) -> Mask:
+    return Mask(outlines.size, outlines.runs[place].lengths.tolist())
 
 
 def _boxes(detections: Sequence[Detection]) -> Floats:
     return np.array([one.box for one in detections], np.float64).reshape(-1, 4)
 
 
-def _drawn(pixels: Pixels, detections: Sequence[Detection], classes: Sequence[str]) -> Pixels:
-    """A frame with what is on it: a track keeps its colour; what has no number yet has that of its class."""
-    masks = [mask_of(Runs(np.array(one.mask.counts, np.uint32)), *one.mask.size) for one in detections if one.mask]
-    return draw(
-        pixels,
-        _boxes(detections),
-        [_text(one) for one in detections],
-        [colour(classes.index(one.label) if one.track is None else one.track - 1) for one in detections],
-        masks=np.stack(masks) if masks else None,
-    )
+def _drawn(pixels: Pixels, told: Sequence[Detection], classes: Sequence[str], *, large: bool = True) -> Pixels:
+    """What is on an image, drawn on it.
+
+    A track keeps its colour; what has no number has that of its class, or of its own where all are of one class.
+    large: a small image is enlarged.
+    """
+    boxes = _boxes(told)
+    outlines: Sequence[Outline] = [Runs(np.array(one.mask.counts, np.uint32)) for one in told if one.mask]
+    if large:
+        pixels, boxes, outlines = enlarged(pixels, boxes, outlines)
+    own = [number if len(classes) == 1 else classes.index(one.label) for number, one in enumerate(told)]
+    colours = [colour(each if one.track is None else one.track - 1) for each, one in zip(own, told, strict=True)]
+    return draw(pixels, boxes, _texts(told, classes), colours, outlines=outlines)
 
 
-def _text(one: Detection) -> str:
+def _texts(told: Sequence[Detection], classes: Sequence[str]) -> list[str]:
+    """A label for each; in a crowd of the one class that there is, without its name, which leaves more room."""
+    named = len(classes) > 1 or len(told) <= CROWD
+    return [_text(one, named=named) for one in told]
+
+
+def _text(one: Detection, *, named: bool) -> str:
+    name = " ".join(called(one.label).split()) if named else ""
     number = "" if one.track is None else f" #{one.track}"
-    return f"{' '.join(one.label.split())}{number}  {100 * one.probability:.0f} %"
+    return f"{name}{number}  {100 * one.probability:.0f} %".strip()
+
+
+def called(label: str) -> str:
+    """A class as people call it: ImageNet's by name, where its id is what the network was taught."""
+    return synsets().get(label, label)
 
 
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def _kind_of(name: str) -> tuple[Literal["image", "video", "unknown"], tuple[int, int] | None]:
-    """What a file is, by how it begins; its bytes and modification time.  Never waits on a fifo."""
+def _kind_of(name: str) -> tuple[Kind, tuple[int, int] | None, str | None]:
+    """What a file is, by how it begins; its bytes and modification time; why it is no use.  Never waits on a fifo."""
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
     except (OSError, ValueError):  # decoding it will say what is wrong
-        return "unknown", None
+        return "unknown", None, None
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            return "unknown", None
+            return "unknown", None, None
         start = os.pread(descriptor, START, 0)
     except OSError:
-        return "unknown", None
+        return "unknown", None, None
     finally:
         os.close(descriptor)
-    kind: Literal["image", "video", "unknown"] = "video" if is_video(start) else "image" if sniff(start) else "unknown"
-    return kind, (status.st_size, status.st_mtime_ns)
+    stamp = status.st_size, status.st_mtime_ns
+    if is_video(start):
+        return "video", stamp, None
+    return ("image", stamp, None) if sniff(start) else ("unknown", stamp, _what_instead(start, status.st_size))
+
+
+def _what_instead(start: bytes, size: int) -> str:
+    """What a file is that is neither an image nor a video, as far as its beginning shows."""
+    if not size:
+        return "the file is empty"
+    if (known := foreign(start)) is not None:
+        return known
+    text = start.decode("utf-8", "replace").removesuffix(STRANGE)  # the last letter may be cut through
+    if STRANGE not in text and all(letter.isprintable() or letter.isspace() for letter in text):
+        return f"{size:,} bytes of text that begin {short(text.strip()[:40])}, neither an image nor a video"
+    return f"{size:,} bytes that begin {start[:8].hex(' ')}, neither an image nor a video"
 
 
 def _place(given: str, name: str, kind: str, number: int, used: set[str]) -> str:

@@ -16,6 +16,7 @@ a frame's pixels follow its message.
 import contextlib
 import ctypes
 import importlib.util
+import itertools
 import math
 import os
 import select
@@ -46,6 +47,7 @@ UNFINISHED = ".unfinished.mp4"  # in the folder of the video that is being writt
 _LENGTH = struct.Struct("<Q")
 _PARENT_DEATH = 1  # PR_SET_PDEATHSIG in <linux/prctl.h>
 _MESSAGE = 1 << 16  # bytes; what is longer is no message of ours
+_PARTS = 1000  # of an MP4; it has about four
 
 
 class BadVideo(ValueError):
@@ -74,14 +76,48 @@ class Said(msgspec.Struct, array_like=True):
 
 def is_video(start: bytes) -> bool:
     """Whether a file that starts so, 400 bytes or more of it, is of a format that is read."""
+    return format_of(start) is not None
+
+
+def format_of(start: bytes) -> str | None:
+    """What people call the format of a video that starts so; None where it is none that is read."""
     still = (b"heic", b"heix", b"mif1", b"msf1", b"avif", b"avis")  # photographs in the same box
-    return (
-        (start[4:8] == b"ftyp" and start[8:12] not in still)
-        or start[4:8] in (b"moov", b"mdat", b"wide")
-        or start.startswith((b"\x1a\x45\xdf\xa3", b"\x00\x00\x01\xba"))
-        or start[:4] + start[8:12] == b"RIFFAVI "
-        or (len(start) > 376 and start[0] == start[188] == start[376] == 0x47)
-    )
+    if start[4:8] == b"ftyp" and start[8:12] not in still:
+        return "MOV" if start[8:12] == b"qt  " else "MP4"
+    if start[4:8] in (b"moov", b"mdat", b"wide"):
+        return "MOV"
+    if start.startswith(b"\x1a\x45\xdf\xa3"):
+        return "WebM" if b"webm" in start[:64] else "Matroska"
+    if start[:4] + start[8:12] == b"RIFFAVI ":
+        return "AVI"
+    stream = len(start) > 376 and start[0] == start[188] == start[376] == 0x47
+    return "MPEG" if stream or start.startswith(b"\x00\x00\x01\xba") else None
+
+
+def why_not(video: int) -> str:
+    """Of an open file in which no frame is found, as far as its parts tell: its format, its length, what it lacks."""
+    start, size = os.pread(video, 400, 0), os.fstat(video).st_size
+    form = format_of(start)
+    if not start:
+        return "the file is empty"
+    if form is None:
+        return f"{size:,} bytes of a kind that is not read; MP4, MOV, MKV, WebM, AVI and MPEG are"
+    told = f"{form}, {size:,} bytes"
+    place = 0
+    names: list[bytes] = []
+    while form in ("MP4", "MOV") and place + 8 <= size and len(names) < _PARTS:  # a length, a name, what it holds
+        length, name = struct.unpack(">I4s", os.pread(video, 8, place).ljust(8, b"\0"))
+        if length == 1:
+            (length,) = struct.unpack(">Q", os.pread(video, 8, place + 8).ljust(8, b"\0"))
+        if place + length > size:
+            return f"{told}, cut short: the part that begins at byte {place:,} should have {length:,}"
+        names.append(name)
+        if length < 8:  # the last, or nonsense
+            break
+        place += length
+    if names and b"moov" not in names:
+        return f"{told}, without the index of its frames (moov): a recording that was cut off, or not a video"
+    return f"{told}, in which there is no frame, or none that can be decoded"
 
 
 def need_opencv() -> None:
@@ -308,7 +344,7 @@ def _read(outgoing: BinaryIO, video: int, *, skip: int) -> None:
     try:
         source = cv2.VideoCapture(f"/dev/fd/{video}", cv2.CAP_FFMPEG)
         if not source.isOpened():
-            raise BadVideo("damaged, or of a kind that is not read; MP4, MOV, MKV, WebM, AVI and MPEG are")
+            raise BadVideo(why_not(video))
         width, height = (source.get(each) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
             raise BadVideo(
@@ -317,9 +353,11 @@ def _read(outgoing: BinaryIO, video: int, *, skip: int) -> None:
         rate, stated = source.get(cv2.CAP_PROP_FPS), source.get(cv2.CAP_PROP_FRAME_COUNT)
         whole = int(stated) if math.isfinite(stated) and 0 < stated < 1 << 31 else 0
         _send(outgoing, Said(rate=rate if math.isfinite(rate) else 0.0, stated=whole))
-        while True:
+        for number in itertools.count():
             _bound_time(SILENCE)
             if not source.grab():
+                if not number:
+                    raise BadVideo(why_not(video))
                 break
             if skip:
                 skip -= 1

@@ -3,12 +3,9 @@
 from dataclasses import replace
 
 from residual.data.synsets import synsets
-from residual.data.transforms import Preprocessing
+from residual.data.transforms import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 
-MEAN = (123.675, 116.28, 103.53)  # 255 x (0.485, 0.456, 0.406), red green blue
-STD = (58.395, 57.12, 57.375)  # 255 x (0.229, 0.224, 0.225)
-
-TORCHVISION = Preprocessing(size=224, resize=256, mean=MEAN, std=STD)
+TORCHVISION = Preprocessing(size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 TORCHVISION_V2 = replace(TORCHVISION, resize=232)  # the second weights of 2021
 TIMM = replace(TORCHVISION, resize=235, interpolation="bicubic")  # a crop of 95 %
 

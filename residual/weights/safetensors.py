@@ -7,17 +7,19 @@ audited in 2023) checks that sizes, offsets and types agree; we check that the t
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from residual.records import write_durably
-from residual.weights.architecture import check_shapes, check_values
+from residual.weights.architecture import as_float32, check_shapes, check_values
 from residual.weights.arrays import MAX_DIMENSIONS, MAX_TENSORS
 from residual.weights.card import Card, from_json, to_json
 from residual.weights.files import MAX_FILE, BadWeights, naming, open_file
@@ -32,17 +34,40 @@ def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Card
 
     tensors: a state dict of the network the card describes.  Refuses any other, and values not finite.
     """
+    write_durably(Path(path), safetensors.torch.save(_checked(path, tensors, card), {KEY: to_json(card)}))
+
+
+def save_half(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Card) -> None:
+    """The same in float16: half of the size, each weight rounded to 11 bits.  `read` gives float32 again.
+
+    Refuses weights larger than float16 has numbers for.
+    """
+    halved = {
+        name: tensor.half() if tensor.is_floating_point() else tensor
+        for name, tensor in _checked(path, tensors, card).items()
+    }
+    if large := [name for name, tensor in halved.items() if not tensor.isfinite().all()]:
+        raise BadWeights(
+            f"{os.fspath(path)!r} was not written: {large[0]!r} has values above 65,504, the largest of float16; "
+            "write it in float32"
+        )
+    card = replace(card, history=card.history | {"stored_as": "float16"})
+    write_durably(Path(path), safetensors.torch.save(halved, {KEY: to_json(card)}))
+
+
+def _checked(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Card) -> dict[str, Tensor]:
+    """The tensors as they are written, if they are the network's."""
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
         check_shapes({name: tuple(tensor.shape) for name, tensor in kept.items()}, card.model)
         check_values(kept, card.model)
     except BadWeights as problem:
         raise BadWeights(f"{os.fspath(path)!r} was not written: {problem}") from None
-    write_durably(Path(path), safetensors.torch.save(kept, {KEY: to_json(card)}))
+    return kept
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
-    """Weights and card of a file written by `save`; everything is checked first."""
+    """Weights, in float32, and card of a file written by `save` or `save_half`; everything is checked first."""
     with naming(path):
         with open_file(path) as file:
             data = file.read()
@@ -55,6 +80,8 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], Card]:
         card = from_json(metadata[KEY])
         check_shapes(shapes, card.model)
         tensors = _tensors(data)
+        if all(tensor.dtype == torch.float16 for tensor in tensors.values() if tensor.is_floating_point()):
+            tensors, _ = as_float32(tensors)
         check_values(tensors, card.model)
         return tensors, card
 

@@ -31,6 +31,7 @@ from residual.weights import (
     safetensors,
     timm,
     torchvision,
+    trained,
 )
 from residual.weights.architecture import as_float32, check_shapes, check_values, shapes_of
 from residual.weights.card import Card
@@ -84,8 +85,9 @@ def load(
 ) -> Loaded:
     """The network of a weights file or a run folder, in eval mode on the CPU, with its `.card`.
 
-    source: a run folder or a file of weights, of ours or of anybody whose layout we know (LAYOUTS); with
-        `weights`, the name of a network that somebody has published.
+    source: a run folder or a file of weights, of ours or of anybody whose layout we know (LAYOUTS); the name of
+        weights that come with residual (residual/weights/trained); with `weights`, the name of a network that
+        somebody has published.
     weights: whose, and which if there are several: "torchvision", "timm/a1_in1k".
     download: whether a published file that is not here yet may be fetched.
     sha256: refuse the file unless this is its hash, or begins it: eight digits at least.
@@ -125,10 +127,13 @@ def read(source: str | os.PathLike[str], *, layout: str | None = None) -> tuple[
         return _converted(path, opened, layout, {} if opened.is_ours else _hashes(path))
 
 
-def convert(source: str | os.PathLike[str], target: str | os.PathLike[str], *, layout: str | None = None) -> Card:
-    """Write somebody's weights as a file of ours, and return its card."""
+def convert(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, layout: str | None = None, half: bool = False
+) -> Card:
+    """Write somebody's weights as a file of ours, and return its card.  half: in float16."""
     tensors, card = read(source, layout=layout)
-    safetensors.save(target, tensors, card)
+    write = safetensors.save_half if half else safetensors.save
+    write(target, tensors, card)
     return card
 
 
@@ -209,9 +214,11 @@ def obtain(network: str, weights: str, *, download: bool = False, tell: Tell | N
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of weights itself: in a run folder, its model.safetensors."""
+    """The file of weights itself: in a run folder, its model.safetensors; of a name, the file that we ship."""
     path = Path(source)
     with naming(source):
+        if not path.exists() and (ours := trained.find(os.fspath(source))):
+            return ours
         if path.is_dir():
             weights = path / WEIGHTS
             if weights.is_file():
@@ -229,7 +236,10 @@ def locate(source: str | os.PathLike[str]) -> Path:
                 "trains it"
             )
         if not path.exists():
-            raise BadWeights("there is no such file; a run folder or a file of weights is loaded by its path")
+            raise BadWeights(
+                "there is no such file; a run folder or a file of weights is loaded by its path, and by name what "
+                f"residual has trained: {', '.join(trained.names())}"
+            )
     return path
 
 

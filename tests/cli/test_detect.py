@@ -4,19 +4,24 @@ import fcntl
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from residual.cli.detect import LiveLine
+from residual.detect.card import DetectorCard, card_of
+from residual.detect.procedure import Procedure
 from residual.pipeline import Stop
 from residual.serve.answers import FrameAnswer, VideoBegin
 from residual.serve.detect import Source, Step
@@ -90,13 +95,137 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_answered(say: Callable[...
     assert said.err == ""
 
 
-def test_a_detector_of_ours_is_used_as_it_is(say: Callable[..., Any], shapes: Path):
-    import torch
+def test_where_nothing_was_sure_enough_the_last_lines_say_how_sure_it_was(
+    say: Callable[..., Any], finder: Any, shapes: Path
+):
+    said = say("detect", "w", "shapes", "--score", "0.93", "--out", "high", *HERE).out.splitlines()
+    assert said[0] == "shapes/a/x.png: nothing found (surest: circle 91.5 %)"
+    assert said[-2].startswith("Nothing was as sure as 93 %; the surest there was circle with")
+    assert said[-1] == "Next: residual detect w shapes --score 0.9 --device cpu --out high-0.9"
+    again = say("detect", "w", "shapes", "--score", "0.93", "--out", "high", "--resume", *HERE).out.splitlines()
+    assert again[-1] == "Nothing was as sure as 93 %; a lower --score tells more."
+    said = say(*said[-1].removeprefix("Next: residual ").split(), "--workers", "0")
+    assert said.out.splitlines()[-1].startswith("3 objects on 3 pictures.")
+    Image.new("RGB", (160, 120)).save(shapes / "a" / "black.png")
+    said = say("detect", "w", "shapes", "--score", "0.8", "--out", "some", *HERE).out.splitlines()
+    assert said[0] == "shapes/a/black.png: nothing found"
+    assert said[-1].startswith("On 1 of 4 images nothing was as sure as 80 %, nor as sure as anything")
 
-    from residual.detect.card import card_of
+
+def test_after_an_interruption_no_answer_is_called_the_surest(say: Callable[..., Any], finder: Any, shapes: Path):
+    words = ("detect", "w", "shapes", "--score", "0.93", "--out", "out", *HERE)
+    assert "; the surest there was circle" in say(*words).out
+    journal = Path("out/detections.jsonl")
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))  # of the first image
+    *lines, last = say(*words, "--resume").out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["shapes/b/x.png", "shapes/b/y.png"]
+    assert last == "Nothing was as sure as 93 %; a lower --score tells more."
+
+
+def test_of_images_the_surest_is_an_images_and_where_nothing_was_found_that_of_all(
+    say: Callable[..., Any], finder: Any, shapes: Path, moving: ModuleType
+):
+    moving.video(Path("short.mp4"), 2)
+    right, scales = finder.find, [1.0, 0.3, 0.4, 0.4]  # of two images and two frames
+
+    def find(pixels: Any, procedure: Any = None) -> Any:
+        found = right(pixels)
+        return replace(found, scores=found.scores * scales[(finder.seen - 1) % 4])
+
+    finder.find = find
+    for score, said in (("0.5", "On 1 of 2 images nothing was as sure as 50 %; the surest there was circle with 27."),
+                        ("0.95", "Nothing was as sure as 95 %; the surest there was circle with 91.")):  # fmt: skip
+        told = say("detect", "w", "shapes/b", "short.mp4", "--score", score, "--out", score, *HERE).out.splitlines()
+        assert told[-2].startswith(said)
+    scales[0] = 0.3
+    told = say("detect", "w", "shapes/b", "short.mp4", "--out", "low", *HERE).out.splitlines()
+    assert told[-2].startswith("Nothing was as sure as 50 %; the surest there was circle with 36.")
+
+
+def test_where_score_removes_guesses_of_a_localizer_the_rest_are_counted(
+    say: Callable[..., Any], finder: Any, quiet_place: Path, moving: ModuleType
+):
+    (quiet_place / "three").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(moving.frame(150)).save(quiet_place / "three" / name)
+    finder.card = a_localizer()
+    ends = {
+        "0": "The 3 likeliest classes, with a box for each, the first of them drawn, on 2 pictures.",
+        "0.8": "4 answers on 2 pictures.",
+        "0.93": "0 answers on 2 pictures.",
+    }
+    for score, end in ends.items():
+        told = say("detect", "w", "three", "--score", score, "--out", f"o{score}", *HERE).out.splitlines()
+        assert told[2].startswith(end)
+    assert told[0] == "three/a.png: nothing found (first guess: circle 91.5 %)"
+    assert told[-2].startswith("No first guess was as sure as 93 %; the surest there was circle with 91.5 %.")
+
+
+def test_what_a_localizer_answers_is_told_as_guesses_at_one_class(say: Callable[..., Any], shapes: Path):
+    localizer()
+    said = say("detect", "w.safetensors", "shapes", "--out", "out", *HERE)
+    assert (said.code, said.err) == (0, "")
+    *lines, found, hint = said.out.splitlines()
+    assert all(re.fullmatch(r"shapes/\w/\w\.png: one of (\w+ \d+ %, ){2}\w+ \d+ %", line) for line in lines)
+    assert found.startswith("The 3 likeliest classes, with a box for each, the first of them drawn, on 3 pictures.")
+    assert hint.endswith("--classes RUN")
+    images = json.loads(Path("out/detections.json").read_text())["images"]
+    assert all(sorted(one["class"] for one in image["detections"]) == ["circle", "square", "star"] for image in images)
+
+
+def test_a_classifier_tells_a_localizer_the_classes_to_place(say: Callable[..., Any], shapes: Path):
+    from residual.data.transforms import Preprocessing
+    from residual.models.catalog import describe
+    from residual.models.resnet import ResNet
+    from residual.weights import safetensors
+    from residual.weights.card import Card
+
+    localizer()
+    net = ResNet(replace(describe("resnet8"), classes=3))
+    with torch.no_grad():
+        net.classifier.weight.zero_()
+        net.classifier.bias.copy_(torch.tensor([0.0, 2.0, 1.0]))  # whatever it sees
+    classes = ("circle", "star", "square")
+    card = Card(name="resnet8", model=net.description, classes=classes, preprocessing=Preprocessing(size=32))
+    safetensors.save("c.safetensors", net.state_dict(), card)
+    said = say("detect", "w.safetensors", "shapes", "--classes", "c.safetensors", "--out", "out", *HERE)
+    assert (said.code, said.err) == (0, "")
+    *lines, found = said.out.splitlines()
+    assert found.startswith("The 3 likeliest classes")
+    assert all(re.search(r": one of star \(box \d+ %\), square \(box .*, circle \(box ", line) for line in lines)
+    for words, part in ((("--classes", "c.safetensors"), "--resume"), ((), "(weights)")):
+        said = say("detect", "w.safetensors", "shapes", *words, "--out", "out", "--resume", *HERE)
+        assert said.code == (0 if words else 2), part
+
+
+def localizer() -> None:
+    """w.safetensors: a small localizer of random weights."""
+    from residual.detect.detector import Detector
+    from residual.detect.weights import save
+
+    torch.manual_seed(0)
+    card = a_localizer()
+    save("w.safetensors", Detector(card).net.state_dict(), card)
+
+
+def a_localizer() -> DetectorCard:
+    """Of a small localizer."""
+    from residual.detect.catalog import describe_detector
+
+    classes = ("circle", "star", "square")
+    return card_of(
+        describe_detector("localizer_small", classes, side=64),
+        name="localizer_small",
+        classes=classes,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        procedure=Procedure(side=64, longest=128),
+    )
+
+
+def test_a_detector_of_ours_is_used_as_it_is(say: Callable[..., Any], shapes: Path):
     from residual.detect.catalog import describe_detector
     from residual.detect.detector import Detector
-    from residual.detect.procedure import Procedure
     from residual.detect.weights import save
 
     torch.manual_seed(0)
@@ -128,7 +257,14 @@ WRONG = {  # what is wrong: the command, and what the answer must say
     "standard input": (("w", "-"), ["no '-'"]),
     "a folder without images": (("w", "notes"), ["no image and no video in 'notes'", "JPEG"]),
     "an empty folder": (("w", "empty"), ["a folder without files"]),
-    "a broken video": (("w", "broken.mp4"), ["nothing could be read of broken.mp4", "damaged"]),
+    "a broken video": (
+        ("w", "broken.mp4"),
+        ["nothing could be read of broken.mp4: MP4, 512 bytes, without the index of its frames (moov)"],
+    ),
+    "an empty video": (("w", "empty.mp4"), ["no image and no video in 'empty.mp4': the file is empty. Images are"]),
+    "a text called a video": (("w", "text.mp4"), ["'text.mp4': 5 bytes of text that begin 'hello', neither an image"]),
+    "other files": (("w", "notes", "odd"), ["a.txt: 5 bytes of text", "; odd: 9 bytes that begin ff 00 ff"]),
+    "a classifier for a detector": (("w", "shapes", "--classes", "w"), ["by_colour finds its classes itself"]),
     "a broken image": (("w", "broken.png"), ["nothing could be read of broken.png", "cut short"]),
     "an --out that exists": (("w", "shapes", "--out", "notes"), ["notes exists", "--resume", "another folder"]),
     "an --out that is a file": (("w", "shapes", "--out", "w"), ["w exists"]),
@@ -152,6 +288,9 @@ def test_a_wrong_command_is_told_in_a_paragraph(
     Path("notes/a.txt").write_text("hello")
     Path("empty").mkdir()
     Path("broken.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(500))
+    Path("empty.mp4").touch()
+    Path("text.mp4").write_text("hello")
+    Path("odd").write_bytes(b"\xff\0\xff" * 3)
     Path("broken.png").write_bytes((shapes / "a" / "x.png").read_bytes()[:100])
     if "begun" in words:
         say("detect", "w", "shapes", "--out", "begun", *HERE)

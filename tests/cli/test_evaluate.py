@@ -7,30 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from residual.cli.evaluate import _tell
 from residual.data.transforms import Preprocessing
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
 from residual.weights.card import Card
 from residual.weights.safetensors import save
-
-
-@pytest.mark.parametrize(
-    "which, split, spread",
-    [
-        ("last", "validation", "95 % interval 4.00 to 6.00"),
-        ("best", "test", "95 % interval 4.00 to 6.00"),
-        ("best", "validation", "no interval: chosen by validation error"),
-    ],
-)
-def test_an_error_that_chose_its_weights_has_no_interval(
-    which: str, split: str, spread: str, capsys: pytest.CaptureFixture[str]
-):
-    found = {"split": split, "images": 100, "top1_error": 5.0, "interval": (4.0, 6.0), "ece": 0.1, "per_class": []}
-    _tell(which, found)
-    assert f"  top-1 error  5.00 %   ({spread})" in capsys.readouterr().out.splitlines()
+from residual.weights.sources import load
 
 
 def test_a_run_is_measured_on_its_own_data(say: Callable[..., Any], trained: Path):
@@ -213,13 +198,40 @@ def test_photographs_are_read_again_where_squares_lack_what_is_looked_at(say: Ca
     assert len({each["ece"] for each in (one, *seen.values())}) == 6
 
 
-def test_two_of_a_kind_are_one(say: Callable[..., Any], trained: Path):
-    """An ensemble of a network with itself, and its weights averaged with themselves, say what it says."""
+def another(trained: Path, path: Path) -> Path:
+    """Weights of the same network and classes, a little apart."""
+    net, rng = load(trained), torch.Generator().manual_seed(1)
+    moved = {
+        name: value * torch.empty_like(value).uniform_(0.8, 1.2, generator=rng) if value.is_floating_point() else value
+        for name, value in net.state_dict().items()
+    }
+    save(path, moved, net.card)
+    return path
+
+
+def test_an_ensemble_is_the_mean_of_what_its_networks_say(say: Callable[..., Any], trained: Path):
+    other = another(trained, Path("other.safetensors"))
+    found(say("evaluate", trained, "--keep-scores", "one", *QUIET))
+    found(say("evaluate", other, "--data", "digits", "--keep-scores", "two", *QUIET), "file")
+    together = found(say("evaluate", trained, "--ensemble", other, *QUIET), "ensemble")
+    assert [each["weights"] for each in together["networks"]] == [str(trained / "model.safetensors"), str(other)]
+    assert told(together) == told(found(say("evaluate", "one", "--ensemble", "two", "--json"), "ensemble"))
+    assert together["ece"] != found(say("evaluate", "one", "--json"), "file")["ece"]
+
+
+def test_the_same_weights_are_no_ensemble_wherever_they_lie(say: Callable[..., Any], trained: Path):
+    other = another(trained, Path("other.safetensors"))
+    shutil.copy(trained / "model.safetensors", "copy.safetensors")
+    for several in ([trained], ["copy.safetensors"], [other, other]):
+        words = [word for each in several for word in ("--ensemble", each)]
+        said = say("evaluate", trained, *words, *QUIET)
+        before = other if other in several else trained / "model.safetensors"
+        assert (said.code, said.out) == (2, "")
+        assert f"--ensemble {several[-1]} brings the weights of {before} a second time" in said.err
+
+
+def test_weights_averaged_with_themselves_say_what_they_say(say: Callable[..., Any], trained: Path):
     alone = found(say("evaluate", trained, *QUIET))
-    twice = found(say("evaluate", trained, "--ensemble", trained / "model.safetensors", *QUIET), "ensemble")
-    assert [one["weights"] for one in twice["networks"]] == [str(trained / "model.safetensors")] * 2
-    assert {**told(twice), "ece": None, "reliability": None} == {**told(alone), "ece": None, "reliability": None}
-    assert twice["ece"] == pytest.approx(alone["ece"], abs=1e-6)
     checkpoint = max((trained / "checkpoints").glob("*.safetensors"))
     mean = found(say("evaluate", trained, "--swa", checkpoint, *QUIET), "average")
     assert mean["averaged"] == [str(trained / "model.safetensors"), str(checkpoint)]
@@ -244,8 +256,10 @@ def test_kept_scores_are_evaluated_without_network_and_images(say: Callable[...,
     summed = found(say("evaluate", "kept", "--average", "logits", "--json"), "file")
     assert summed["protocol"]["average"] == "logits"
     assert summed["ece"] != measured["ece"]
-    twice = found(say("evaluate", "kept", "--ensemble", "kept", "--json"), "ensemble")
-    assert twice["top1_error"] == measured["top1_error"]
+    shutil.copy("kept", "copy")
+    for same in ("kept", "copy"):
+        twice = say("evaluate", "kept", "--ensemble", same, "--json")
+        assert (twice.code, f"--ensemble {same} brings the scores of kept a second time" in twice.err) == (2, True)
     assert say("evaluate", "kept").out.splitlines()[-1] == "Next: residual evaluate kept --ensemble SCORES"
     before = Path("kept").read_bytes()
     assert say("evaluate", trained, "--keep-scores", "kept", *QUIET).code == 2
@@ -288,8 +302,9 @@ def test_weights_that_were_trained_on_the_images_are_not_combined(say: Callable[
         said = say("evaluate", of_pets, option, "other", *QUIET)
         assert said.code == 2
         assert "other was trained on some of the validation images of pets" in said.err
-    assert say("train", "--model", "resnet8", "--data", "pets", "--seed", 3, "--out", "same", *LEARN).code == 0
-    assert found(say("evaluate", of_pets, "--ensemble", "same", *QUIET), "ensemble")["images"] == 4
+    longer = ("--seed", 3, *LEARN, "--epochs", "2")
+    assert say("train", "--model", "resnet8", "--data", "pets", "--out", "longer", *longer).code == 0
+    assert found(say("evaluate", of_pets, "--ensemble", "longer", *QUIET), "ensemble")["images"] == 4
 
 
 def test_a_checkpoint_is_measured_like_weights_and_knows_its_run(say: Callable[..., Any], of_pets: Path):
@@ -319,6 +334,7 @@ REFUSED = {
     "a claim to be explained by nobody": (("--claimed", "8.27"), ["--explain"]),
     "a claim beyond all": (("--explain", "--claimed", "827"), ["827", "0 to 100"]),
     "an explanation of an ensemble": (("--explain", "--ensemble", "x"), ["--ensemble", "leave one of them out"]),
+    "lists of a detector": (("--lists", "07"), ["--lists 07 chooses among images with objects, for a detector"]),
     "training images for nothing": (("--train-data", "digits"), ["--swa and --explain"]),
     "an ensemble with nobody": (("--ensemble", "nowhere"), ["'nowhere'"]),
     "other classes": (("--ensemble", "pets-net"), ["only one has"]),

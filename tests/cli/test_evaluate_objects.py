@@ -1,6 +1,7 @@
 """The test of a detector from the command line: on its own images or others, under every protocol."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from residual.cli.evaluate_objects import aligned, in_words, procedures
+from residual.cli import subject_objects
+from residual.cli.evaluate_objects import procedures
+from residual.cli.subject_objects import aligned
 from residual.data import voc
 from residual.data.objects import ObjectImages, from_masks
-from residual.data.open_objects import open_objects
+from residual.data.open_objects import ObjectDataset, open_objects
 from residual.data.scenes import draw_scenes
 from residual.detect.card import Described, card_of
 from residual.detect.cascade import CascadeDescription
@@ -172,14 +175,6 @@ def test_the_protocols_are_the_papers_in_proportion_to_the_detectors_side():
     assert (scaled.refined, scaled.voters, scaled.sides) == (False, None, (40, 80, 120, 160, 200))
     assert procedures(own, "multi-scale", (300, 500))["multi-scale"].sides == (300, 500)
     assert list(procedures(own, "each").values())[-1] == IMPROVED
-    assert in_words(asdict(IMPROVED)) == (
-        "shorter side 600 pixels, longer at most 1000; regions at sides 200, 400, 600, 800, 1000; boxes judged again; "
-        "boxes vote"
-    )
-    assert in_words(asdict(replace(own, side=512, shrink=False, sides=(341, 512)))) == (
-        "shorter side at least 512 pixels, longer at most 1000, nothing else shrunk; regions at sides 341, 512, of "
-        "larger images in proportion"
-    )
 
 
 def test_other_images_may_have_some_of_the_classes_in_another_order_but_no_new_ones():
@@ -272,6 +267,65 @@ def test_test_images_of_voc_that_were_trained_on_are_refused(say: Callable[..., 
     assert say("evaluate", honest, "--data", kit / "VOC2007", *QUICK).code == 0
 
 
+def test_lists_choose_images_of_voc_as_in_training_and_what_they_hold_out_is_measured(
+    say: Callable[..., Any], tmp_path: Path
+):
+    counts = {"train": 4, "val": 3, "test": 2}
+    starts = {"train": 0, "val": 4, "test": 7}
+    drawn = {name: draw_scenes(count, size=64, start=starts[name]) for name, count in counts.items()}
+    kit = devkit(tmp_path / "kit", **drawn)
+    run = random_run(tmp_path / "run", kit, DetectorDescription(**SMALL | {"classes": voc.CLASSES}), lists="07:train")
+    for words, split, images in (
+        (("--lists", "07:train"), "test", 2),
+        (("--lists", "2007:train/2007:val"), "validation", 3),
+        (("--data", kit, "--lists", "07:train/07:test"), "validation", 2),
+    ):
+        said = say("evaluate", run, *words, "--json", *QUICK)
+        assert (said.code, said.err) == (0, "")
+        found = json.loads(said.out)["last"]
+        assert (found["split"], found["images"]) == (split, images), words
+    seen = say("evaluate", run, "--lists", "07:val/07:train", *QUICK)
+    assert (seen.code, "4 of the 4 images" in seen.err, "was trained on" in seen.err) == (2, True, True)
+    absent = say("evaluate", run, "--lists", "2012:train/2012:val", *QUICK)
+    assert (absent.code, "2012" in absent.err) == (2, True)
+
+
+def test_lists_that_hold_nothing_out_or_choose_from_nothing_are_refused(
+    say: Callable[..., Any], run: Path, data: Path, tmp_path: Path
+):
+    kit = devkit(tmp_path / "kit", train=draw_scenes(4, size=64), val=draw_scenes(3, size=64, start=4))
+    of_voc = random_run(tmp_path / "run", kit, DetectorDescription(**SMALL | {"classes": voc.CLASSES}))
+    for words, reason in (
+        ((of_voc, "--lists", "07:val"), "--lists 07:val holds no images out; of a VOCdevkit name those to measure on"),
+        ((of_voc, "--lists", "every"), "lists 'every' is none of VOC's"),
+        ((run, "--lists", "07"), f"which {data} is not"),
+        ((run, "--data", "scenes:9", "--lists", "07"), "which scenes:9 is not"),
+    ):
+        said = say("evaluate", *words, *QUICK)
+        assert (said.code, said.out, reason in said.err) == (2, "", True), said.err
+        assert len(said.err.splitlines()) == 1
+    (tmp_path / "alone").mkdir()
+    alone = Path(shutil.copy(run / "model.safetensors", tmp_path / "alone"))
+    said = say("evaluate", alone, "--lists", "07", *QUICK)
+    assert (said.code, "does not say which images to measure on; add --data DIR" in said.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("origin", "way_out"),
+    [
+        (
+            "PASCAL VOC 2007 train",
+            "of a VOCdevkit name those to measure on behind a slash, such as 2012:train/2012:val",
+        ),
+        ("ImageNet CLS-LOC, train", "of ImageNet they are those of ImageSets/CLS-LOC/val.txt, which is not there: add"),
+    ],
+)
+def test_the_way_to_images_to_measure_on_is_that_of_the_data(origin: str, way_out: str):
+    whole = ObjectDataset(train=replace(draw_scenes(2, size=64), origin=origin))
+    with pytest.raises(ValueError, match=f"--lists CLS-LOC holds no images out; {way_out}"):
+        subject_objects._listed(whole, "CLS-LOC")
+
+
 def test_an_ensemble_is_of_detectors_that_know_the_same_and_saw_none_of_the_images(
     say: Callable[..., Any], run: Path, data: Path, tmp_path: Path
 ):
@@ -279,14 +333,21 @@ def test_an_ensemble_is_of_detectors_that_know_the_same_and_saw_none_of_the_imag
     other = random_run(tmp_path / "other", elsewhere, DetectorDescription(**SMALL | {"classes": CLASSES[::-1]}))
     said = say("evaluate", run, "--ensemble", other, *QUICK)
     assert (said.code, "are not those of small: their order" in said.err) == (2, True)
-    saw = random_run(tmp_path / "saw", elsewhere, DetectorDescription(**SMALL))
+    saw = random_run(tmp_path / "saw", elsewhere, DetectorDescription(**SMALL), seed=1)
     said = say("evaluate", run, "--ensemble", saw, *QUICK)
     assert (said.code, f"5 of the 5 images to measure on in {data} are images that {saw}" in said.err) == (2, True)
     apart = annotated(tmp_path / "apart", train=draw_scenes(5, size=64, start=30), val=draw_scenes(6, size=64))
-    stranger = random_run(tmp_path / "stranger", apart, DetectorDescription(**SMALL))
-    assert say("evaluate", run, "--ensemble", stranger, *QUICK).code == 0
-    twice = say("evaluate", run, "--ensemble", run, *QUICK)
-    assert (twice.code, twice.out.startswith("ensemble: mAP@.5")) == (0, True)
+    stranger = random_run(tmp_path / "stranger", apart, DetectorDescription(**SMALL), seed=1)
+    said = say("evaluate", run, "--ensemble", stranger, *QUICK)
+    assert (said.code, said.out.startswith("ensemble: mAP@.5")) == (0, True)
+
+
+def test_the_same_weights_are_no_ensemble_wherever_they_lie(say: Callable[..., Any], run: Path, tmp_path: Path):
+    shutil.copy(run / "model.safetensors", tmp_path / "copy.safetensors")
+    for same in (run, tmp_path / "copy.safetensors"):
+        said = say("evaluate", run, "--ensemble", same, *QUICK)
+        reason = f"--ensemble {same} brings the weights of {run} a second time"
+        assert (said.code, said.out, reason in said.err) == (2, "", True)
 
 
 def test_data_without_objects_is_refused(say: Callable[..., Any], run: Path, tmp_path: Path):

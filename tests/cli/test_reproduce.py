@@ -11,8 +11,9 @@ from residual.experiments import table1
 from residual.pipeline import Stop
 from residual.recipes.demo import demo
 from residual.reproduce import work
+from residual.reproduce.exam import Exam
 from residual.reproduce.experiment import Claim, Experiment, Row, Setting
-from residual.reproduce.measures import training_error
+from residual.reproduce.measures import Views, training_error
 from residual.reproduce.store import Run, Store
 
 RECIPE = replace(demo(), epochs=None, iterations=20)
@@ -176,3 +177,17 @@ def test_the_line_tells_how_far_everything_is(tmp_path):
     assert view.line() == "0 of 2 runs, 5 of 40 iterations, about 3 min left (plain8 5)"
     view.until = time.monotonic() + 20
     assert "about 20 s left" in view.line(), "no more than the budget leaves"
+
+
+def test_the_line_tells_how_far_an_exam_is(tmp_path):
+    exam = Exam(way=Views(protocol="ten-crop"), runs=(Run(setting=SMALL.rows[0].settings[0], seed=0),))
+    view = View(Stop())
+    view.board = work.Board(exam.runs, [exam], store=Store(tmp_path), cost=lambda work: 60.0, jobs=1)
+    assert "about 2 min left" in view.line(), "of the training and of the exam"
+    view.board.saw(work.Began(run=exam, step=0))
+    view.board.saw(work.Moved(run=exam, step=90, iterations=360, train_error=None))
+    assert view.line().endswith("(ten-crop, 90 of 360 images)")
+    view.board.saw(work.Ended(run=exam, seconds=1.0))
+    told = "0 of 1 runs, 0 of 20 iterations, 1 of 1 exams, about"
+    assert view.line().startswith(told), "images are no iterations, exams no runs"
+    assert view.board.seconds_of(exam) == 0

@@ -50,7 +50,8 @@ def untidy(tmp_path: Path, draw: Draw) -> ObjectCheck:
     crowd = box(0, 0, 30, 30, iscrowd=1)
     train = [[twice, twice, crowd], [box(0, 0, 99, 80, category_id=2)], [], [box(1, 1, 10, 10), box(90, 0, -3, 5)]]
     coco(tmp_path, draw, "train", train)
-    coco(tmp_path, draw, "val", [[crowd], [box(0, 0, 2, 3, segmentation=[], category_id=9), box(5, 5, 50, 50)]], seed=9)
+    validation = [[crowd], [box(0, 0, 2, 3, segmentation=[], category_id=9), box(5, 5, 50, 50)]]
+    coco(tmp_path, draw, "val", validation, seed=9)
     shutil.copy(tmp_path / "images" / "train0.png", tmp_path / "images" / "val1.png")
     return check_objects(open_objects(str(tmp_path)))
 
@@ -81,6 +82,45 @@ def test_what_is_odd_is_named(untidy: ObjectCheck):
         "instances_val.json: annotation 1": "category_id 9 is none of the file's categories",
     }
     assert untidy.kinds["category_id ... is none of the file's categories"] == 1
+
+
+def test_boxes_that_reach_over_their_image_are_named_and_cut(tmp_path: Path, draw: Draw):
+    here = [[box(90, 70, 400, 5), box(-20, -7, 30, 30)], [box(-1, 0, 102, 81), box(1, 1, 9, 9)]]
+    coco(tmp_path, draw, "train", here)
+    coco(tmp_path, draw, "val", [[box(1, 1, 9, 9)]])
+    found = check_objects(open_objects(str(tmp_path)))
+    assert [(one.name, one.box, one.over) for one in found.cut] == [
+        ("train0.png", (90, 70, 100, 75), 390),
+        ("train0.png", (0, 0, 10, 23), 20),
+    ]  # a pixel more or less is a matter of counting
+    assert not found.problems
+
+
+def test_images_whose_objects_were_all_left_out_are_counted_by_the_reader_and_named(tmp_path: Path, draw: Draw):
+    here = [[box(1, 1, 9, 9)], [box(1, 1, 9, 9, category_id=7)] * 2, [], [box(200, 1, 9, 9)]]
+    coco(tmp_path, draw, "train", here)
+    coco(tmp_path, draw, "val", [[box(1, 1, 9, 9)]])
+    data = open_objects(str(tmp_path))
+    assert [problem.path.split(":")[0] for problem in data.problems] == ["instances_train.json"] * 3
+    found = check_objects(data)
+    (note,) = found.notes
+    assert note.startswith("train: 2 image(s), such as train1.png, stay without any object, as background: every")
+    part = found.parts["train"]
+    assert part.empty == ("train1.png", "train2.png", "train3.png")
+    assert part.emptied == ("train1.png", "train3.png")
+
+
+def test_data_that_training_refuses_is_looked_at_all_the_same(tmp_path: Path, draw: Draw):
+    coco(tmp_path, draw, "train", [[box(1, 1, 9, 9, category_id=7)], []])
+    coco(tmp_path, draw, "val", [[box(1, 1, 9, 9)]])
+    with pytest.raises(ValueError, match=r"no object to be found on the training images; .* category_id 7 is none"):
+        open_objects(str(tmp_path))
+    found = check_objects(open_objects(str(tmp_path), lenient=True))
+    assert [fault.path for fault in found.faults] == ["train"]
+    assert found.parts["train"].objects == 0
+    coco(tmp_path, draw, "val", [[box(1, 1, 9, 9, category_id=7)]])
+    nothing = check_objects(open_objects(str(tmp_path), lenient=True))
+    assert (nothing.smallest, nothing.largest) == (None, None)
 
 
 def test_masks_can_be_learned_where_every_object_has_an_outline(tmp_path: Path, draw: Draw, untidy: ObjectCheck):
@@ -118,7 +158,7 @@ def test_more_sizes_of_anchors_reach_more_objects(shared_data: Path):
     assert found.masks
     voc = check_objects(open_objects(str(shared_data / "voc_small")))
     assert not voc.masks
-    assert not voc.problems
+    assert (voc.problems, voc.faults, voc.cut, found.cut) == ((),) * 4
     assert sum(part.images for part in voc.parts.values()) == 60
 
 

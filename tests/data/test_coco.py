@@ -97,8 +97,14 @@ def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes:
         ('{"images": 3}', "no list 'images'"),
         (TOLD | {"images": []}, "has no images"),
         (TOLD | {"images": TOLD["images"] * 2}, "which another one has too"),
-        (TOLD | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]}, "two categories called 'cat'"),
-        (TOLD | {"images": [*TOLD["images"], TOLD["images"][0] | {"id": 8}]}, "two images called 'a.jpg'"),
+        (
+            TOLD | {"categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]},
+            "called 'cat', as another one is",
+        ),
+        (
+            TOLD | {"images": [*TOLD["images"], TOLD["images"][0] | {"id": 8}]},
+            "called 'a.jpg', as another one is",
+        ),
         (TOLD | {"annotations": [0] * 50_001}, "more than 50,000 annotations that are wrong"),
         (changed("images", height=0), "the height 0"),
         (changed("images", width=1e5), "the width 100000.0"),
@@ -110,6 +116,72 @@ def test_a_wrong_annotation_is_left_out_with_its_reason(tmp_path: Path, changes:
 def test_a_file_whose_frame_is_wrong_is_refused(tmp_path: Path, told: Any, reason: str):
     with pytest.raises(ValueError, match=reason):
         read_coco(written(tmp_path, told))
+
+
+def test_all_that_is_wrong_with_a_frame_is_told_at_once_and_the_rest_is_counted(tmp_path: Path):
+    told = copy.deepcopy(TOLD)
+    told["categories"] += [{"id": 3, "name": "eel"}, {"id": 4}]
+    told["images"] += [{"id": 8 + n, "file_name": f"{n}.jpg", "height": 40, "width": 50} for n in range(9)]
+    path = written(tmp_path, told)
+    with pytest.raises(ValueError) as refused:
+        read_coco(path)
+    more = "and 6 more, which `residual data check --json` lists; add the images, mend"
+    for words in ("categories[2]: it has the id 3", "categories[3]: it has no name", "'0.jpg'", more):
+        assert words in str(refused.value)
+    found = read_coco(path, lenient=True)
+    assert len(found.faults) == 11
+    assert found.names == ("a.jpg",)
+    assert found.objects[0].labels.tolist() == [1, 0]
+
+
+def several(folder: Path, *places: tuple[str, str]) -> Path:
+    """Four images told of by annotations/instances_train.json; places: folders and the names of those in them."""
+    for place, names in places:
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / place / f"{name}.jpg").touch()
+    (folder / "annotations").mkdir(exist_ok=True)
+    path = folder / "annotations" / "instances_train.json"
+    told = [TOLD["images"][0] | {"id": 7 + n, "file_name": f"{name}.jpg"} for n, name in enumerate("abcd")]
+    path.write_text(json.dumps(TOLD | {"images": told}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("places", "taken"),
+    [
+        ([("annotations", "a"), ("images", "abcd")], "images"),
+        ([("images", "abcd"), ("train", "abcd")], "images"),
+        ([("images", "ab"), ("train", "abc")], "train"),
+        ([("images", "ab"), ("train", "cd")], "images"),
+    ],
+)
+def test_of_folders_that_hold_images_the_one_with_most_is_taken(tmp_path: Path, places: Any, taken: str):
+    found = read_coco(several(tmp_path, *places), lenient=True)
+    assert {path.parent for path in found.paths} == {tmp_path / taken}
+
+
+def test_the_way_out_is_told_for_images_that_are_not_there(tmp_path: Path):
+    with pytest.raises(ValueError, match=r"images has none; add the images, mend these entries, or remove them$"):
+        read_coco(several(tmp_path, ("images", "abc")))
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(ValueError, match=r"images/train; put the images into one of these folders$"):
+        read_coco(several(tmp_path / "nowhere"))
+
+
+def test_nobody_is_sent_to_look_at_data_that_cannot_be_looked_at(tmp_path: Path):
+    categories = [{"id": number} for number in range(7)]
+    path = written(tmp_path, TOLD | {"categories": categories})
+    for lenient in (False, True):
+        with pytest.raises(ValueError, match="and 2 more; mend these entries, or remove them"):
+            read_coco(path, lenient=lenient)
+
+
+def test_a_box_that_reaches_over_its_image_says_by_how_much(tmp_path: Path):
+    here = read_coco(written(tmp_path, changed("annotations", bbox=[-8, 5, 30, 60]))).objects[0]
+    assert here.boxes.tolist() == [[0, 5, 22, 40], [0, 0, 50, 40]]
+    assert here.over.tolist() == [25, 0]
+    assert here.select(np.array([1])).over.tolist() == [0]
 
 
 @pytest.mark.parametrize(("bracket", "most", "what"), [(b"{", 4, "images and annotations"), (b"[", 4, "lists")])

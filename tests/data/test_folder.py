@@ -1,3 +1,5 @@
+import pytest
+
 from residual.data.folder import as_text
 from residual.data.sources import open_dataset
 
@@ -76,3 +78,20 @@ def test_a_class_called_runs_stays_one_with_a_training_inside(pets, draw):
     (pets / "runs" / "resnet18").mkdir()
     (pets / "runs" / "resnet18" / "run.json").write_text("{}")
     assert open_dataset(str(pets)).classes == ("cat", "dog", "runs")
+
+
+def test_who_only_looks_sees_every_fault_and_the_rest(tmp_path, draw):
+    for place in ("train/cat", "train/Cat", "train/dog", "val/cat", "val/eel"):
+        for number in range(2):
+            draw(tmp_path / place / f"{number}.png", seed=number)
+    (tmp_path / "train" / "newt").mkdir()
+    (tmp_path / "test").mkdir()
+    with pytest.raises(ValueError, match="differ only in case"):
+        open_dataset(str(tmp_path))
+    data = open_dataset(str(tmp_path), lenient=True)
+    told = [fault.reason for fault in data.faults]
+    for words, reason in zip(("'Cat' and 'cat' differ", "has the class 'cat'", "has the class 'eel'", "'newt' has no"),
+                             told, strict=True):  # fmt: skip
+        assert words in reason
+    assert data.classes == ("Cat", "dog", "newt")
+    assert len(data.train) == 4

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from residual.data.load_objects import COLOUR, GROUPED, GroupedOrder, Picture, object_batches, pictures, together
+from residual.data.load_objects import COLOUR, GROUPED, GroupedOrder, Picture, decoded, object_batches, together
+from residual.data.loader import Pool
 from residual.data.objects import ObjectImages, objects, with_masks
 from residual.data.scenes import draw_scenes
 from residual.data.vary_objects import ObjectAugmentation
@@ -111,14 +113,11 @@ def test_images_are_padded_to_the_right_and_below_by_the_mean():
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_is_measured_on_comes_in_order_and_unvaried(files: ObjectImages, workers: int):
-    seen = list(pictures(files, shorter=60, longer=80, workers=workers))
-    assert [picture.index for picture in seen] == list(range(10))
-    assert {picture.pixels.shape for picture in seen} == {(55, 80, 3), (80, 55, 3)}
-    for picture, here, size in zip(seen, files.objects, files.sizes, strict=True):
-        scale = picture.pixels.shape[0] / size[0]
-        assert picture.objects.boxes == pytest.approx(here.boxes * scale, rel=0.01)
-    assert [picture.index for picture in pictures(files, indices=[4, 2], workers=workers)] == [4, 2]
+def test_what_is_measured_on_comes_whole_and_in_the_order_asked_for(files: ObjectImages, workers: int):
+    with Pool(workers=workers) as pool:
+        for asked in (list(range(10)), [4, 2]):
+            for index, pixels in zip(asked, decoded(files, iter(asked), pool), strict=True):
+                assert np.array_equal(pixels, np.asarray(Image.open(files.paths[index])))
 
 
 def test_masks_of_windows_are_those_of_the_whole_image():
@@ -149,11 +148,14 @@ def test_masks_come_where_they_are_asked_for():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_is_not_as_it_was_stops_the_run_by_name(files: ObjectImages, draw: Draw, workers: int):
     draw(files.paths[3], size=(20, 20))
-    with pytest.raises(ValueError, match=r"3\.png has 20x20 pixels, but its boxes are told for 44x30"):
-        list(pictures(files, workers=workers))
+    with (
+        Pool(workers=workers) as pool,
+        pytest.raises(ValueError, match=r"3\.png has 20x20 pixels, but its boxes are told for 44x30"),
+    ):
+        list(decoded(files, iter(range(10)), pool))
     files.paths[3].write_bytes(b"damaged")
-    with pytest.raises(ValueError, match=r"3\.png: not an image"):
-        list(pictures(files, workers=workers))
+    with Pool(workers=workers) as pool, pytest.raises(ValueError, match=r"3\.png: not an image"):
+        list(decoded(files, iter(range(10)), pool))
 
 
 def test_masks_of_boxes_alone_are_refused(files: ObjectImages):

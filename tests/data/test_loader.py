@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from residual.data.decode import BadImage, View
-from residual.data.loader import File, Pool, ahead
+from residual.data.loader import File, Pool
 
 WHOLE = View()
 POISON = """
@@ -246,21 +246,3 @@ def test_twenty_processes_killed_and_twenty_stopped_change_nothing(files):
     for how in (signal.SIGKILL, signal.SIGSTOP):
         seen, _ = kill_at_random(files, 20, how, seed=1)
         assert seen == list(range(100)) * (len(seen) // 100)
-
-
-def test_ahead_keeps_order_hands_on_errors_and_stops():
-    def source():
-        for number in range(50):
-            if number == 40:
-                raise ValueError("number 40")
-            yield number
-
-    seen: list[int] = []
-    with pytest.raises(ValueError, match="number 40"):
-        seen.extend(ahead(source(), depth=2))
-    assert seen == list(range(40))
-    before = threading.active_count()
-    some = ahead(iter(range(1000)), depth=2)
-    assert next(some) == 0
-    some.close()
-    assert threading.active_count() == before

@@ -103,7 +103,13 @@ def test_a_train_image_whose_annotation_tells_of_another_class_is_left_out(image
     ]
 
 
+def test_images_without_boxes_are_passed_over_while_it_is_told_how_far(imagenet: Path):
+    told: list[tuple[int, int]] = []
+    assert len(read_imagenet(imagenet, progress=lambda done, total: told.append((done, total)))["train"]) == 1
+    assert told == [(1, 2), (2, 2), (1, 1)]
+
+
 def test_a_list_that_names_an_absent_image_is_refused(imagenet: Path):
     (imagenet / "ILSVRC" / "ImageSets" / "CLS-LOC" / "val.txt").write_text("v_1 1\nv_2 2\n")
-    with pytest.raises(ValueError, match="lists v_2, but there is no"):
+    with pytest.raises(ValueError, match=r"v_2: it is listed, but there is no ILSVRC/Data/CLS-LOC/val/v_2\.JPEG"):
         read_imagenet(imagenet)

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from residual.data import kept, loader
 from residual.data import open_objects as door
-from residual.data.load_objects import pictures
+from residual.data.load_objects import decoded
 from residual.data.objects import joined
 from residual.data.open_objects import has_objects, hold_out, open_objects, to_evaluate
 
@@ -165,7 +165,8 @@ def test_a_damaged_image_is_left_out_at_opening_and_listed(tmp_path: Path, draw:
     assert "cut short" in data.problems[0].reason
     for images in data.splits().values():
         assert "all2.jpg" not in images.names
-        assert len(list(pictures(images))) == len(images)
+        with loader.Pool(workers=0) as pool:
+            assert len(list(decoded(images, iter(range(len(images))), pool))) == len(images)
 
 
 def test_of_many_images_it_is_kept_which_are_good(tmp_path: Path, draw: Draw, monkeypatch: pytest.MonkeyPatch):

@@ -7,6 +7,7 @@ from residual.data.batches import training_batches
 from residual.data.images import Images
 from residual.data.resident import ResidentBatches, can_be_resident
 from residual.data.transforms import Augmentation, Normalize, Preprocessing
+from tests.conftest import some_images
 
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(size=8, mean=(120.0, 110.0, 100.0), std=(60.0, 61.0, 62.0))
@@ -14,13 +15,7 @@ PREPROCESSING = Preprocessing(size=8, mean=(120.0, 110.0, 100.0), std=(60.0, 61.
 
 @pytest.fixture
 def images() -> Images:
-    generator = torch.Generator().manual_seed(0)
-    return Images(
-        pixels=torch.randint(0, 256, (50, 8, 8, 3), dtype=torch.uint8, generator=generator),
-        labels=torch.arange(50) % 3,
-        classes=("a", "b", "c"),
-        names=tuple(map(str, range(50))),
-    )
+    return some_images(50)
 
 
 @pytest.mark.parametrize("batch", [16, 50, 120], ids=["a third of an epoch", "an epoch", "more than two"])

@@ -1,11 +1,12 @@
 """ImageNet's classes under all their names, against torchvision's and timm's own lists."""
 
+import re
 from importlib.resources import files
 
 import pytest
 from torchvision.models import ResNet18_Weights
 
-from residual.data.synsets import synsets, synsets_of
+from residual.data.synsets import det_synsets, synsets, synsets_of
 
 
 def test_a_thousand_ids_in_their_order_have_torchvision_s_names() -> None:
@@ -15,11 +16,27 @@ def test_a_thousand_ids_in_their_order_have_torchvision_s_names() -> None:
     assert list(synsets().values()) == ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
 
 
-def words_of_wordnet() -> dict[str, str]:
+def all_words_of_wordnet() -> dict[str, str]:
     pytest.importorskip("timm")
-    places = files("timm.data") / "_info"
-    words = dict(line.split("\t") for line in (places / "imagenet_synset_to_lemma.txt").read_text().splitlines())
-    return {synset: words[synset] for synset in (places / "imagenet_synsets.txt").read_text().split()}
+    path = files("timm.data") / "_info" / "imagenet_synset_to_lemma.txt"
+    return dict(line.split("\t") for line in path.read_text().splitlines())
+
+
+def words_of_wordnet() -> dict[str, str]:
+    words = all_words_of_wordnet()
+    return {synset: words[synset] for synset in (files("timm.data") / "_info/imagenet_synsets.txt").read_text().split()}
+
+
+def test_two_hundred_names_of_the_detection_task_are_words_of_their_synsets() -> None:
+    words, named = all_words_of_wordnet(), det_synsets()
+    assert len(named) == len(set(named.values())) == 200
+    assert [*named.values()][::199] == ["accordion", "zebra"]
+
+    def parts(text: str) -> set[str]:
+        return set(re.findall("[a-z]+", text.lower()))
+
+    others = {name for synset, name in named.items() if not parts(name) & parts(words[synset])}
+    assert others == {"bookshelf", "tv or monitor"}  # bookcase; display, video display
 
 
 def test_ids_and_all_words_of_a_synset_mean_the_same_class() -> None:

@@ -13,9 +13,9 @@ from residual.data.scenes import draw_scenes
 from residual.data.vary_objects import (
     ObjectAugmentation,
     boxes_of,
+    brought_to,
     cropped,
     mirrored,
-    resized,
     resized_to,
     tight,
     vary,
@@ -67,10 +67,9 @@ def test_a_flipped_box_is_the_box_of_the_flipped_mask(scenes):
 @pytest.mark.parametrize(("shorter", "longer"), [(90, 400), (200, 400), (300, 400), (200, 211)])
 def test_an_enlarged_box_is_the_box_of_the_enlarged_mask_within_half_a_pixel(scenes, shorter: int, longer: int):
     for pixels, here in scenes:
-        smaller, there = resized(pixels, here, shorter=shorter, longer=longer)
-        assert (
-            smaller.shape[:2] == there.masks.shape[1:] == resized_to(*pixels.shape[:2], shorter=shorter, longer=longer)
-        )
+        size = resized_to(*pixels.shape[:2], shorter=shorter, longer=longer)
+        larger, there = brought_to(pixels, here, *size)
+        assert larger.shape[:2] == there.masks.shape[1:] == size
         boxes, seen = boxes_of(there.masks)
         assert np.abs(boxes - there.boxes)[seen].max(initial=0) <= 0.5 + 1e-9
         assert there.areas.sum() == pytest.approx(there.masks.sum(), rel=0.02)
@@ -258,7 +257,8 @@ def test_a_resized_rectangle_is_on_the_image_and_its_mask_is_too_within_half_a_p
     mask = np.zeros((1, height, width), bool)
     mask[0, top:bottom, left:right] = True
     here = replace(objects([[left, top, right, bottom]], [0]), masks=mask)
-    seen, there = resized(np.zeros((height, width, 3), np.uint8), here, shorter=shorter, longer=100)
+    size = resized_to(height, width, shorter=shorter, longer=100)
+    seen, there = brought_to(np.zeros((height, width, 3), np.uint8), here, *size)
     assert (there.boxes[0, 2:] <= [seen.shape[1] + 1e-9, seen.shape[0] + 1e-9]).all()
     boxes, left_over = boxes_of(there.masks)
     assert not left_over[0] or np.abs(boxes - there.boxes).max() <= 0.5 + 1e-9

@@ -54,10 +54,11 @@ def test_one_rule_for_boxes_that_cannot_be(write: Write):
     for box, expected in given.items():
         _, found, left_out = read_annotation(write(thing(box=box)))
         if isinstance(expected, str):
-            assert len(found) == 0
+            assert (len(found), found.left_out) == (0, 1)
             assert expected in left_out[0]
         else:
             assert found.boxes.tolist() == [expected]
+            assert found.over.tolist() == [59 if box[0] > 0 else 10]  # from 0 on, inclusive corners
 
 
 def test_what_is_left_out_does_not_take_the_others_with_it(write: Write):
@@ -162,6 +163,18 @@ def test_missing_lists_and_images_are_refused_by_name(shared_data: Path, tmp_pat
     (main / "mine.txt").write_text("999999\n")
     with pytest.raises(ValueError, match="lists 999999, but there is no"):
         read_voc(root, [("2007", "mine")])
+    (main / "mine.txt").write_text("".join(f"{number}\n" for number in range(900_001, 900_011)))
+    with pytest.raises(ValueError, match=r"lists 900001, but .* lists 900005, but .*; and 5 more; complete"):
+        read_voc(root, [("2007", "mine")])
+    real = (main / "train.txt").read_text().split()[0]
+    with (main / "mine.txt").open("a") as listed:
+        listed.write(f"{real}\n")
+    with pytest.raises(ValueError, match=r"; and 5 more, which `residual data check --json` lists; complete"):
+        read_voc(root, [("2007", "mine")])
+    (main / "mine.txt").write_text(f"999999\n{real}\n../x\n")
+    found = read_voc(root, [("2007", "mine")], lenient=True)
+    assert found.names == (f"VOC2007/{real}",)
+    assert [fault.path for fault in found.faults] == ["VOC2007/ImageSets/Main/mine.txt"] * 2
     (main / "evil.txt").write_text("../../x\n")
     with pytest.raises(ValueError, match="no name of an image"):
         read_voc(root, [("2007", "evil")])

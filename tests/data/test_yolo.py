@@ -31,6 +31,21 @@ def test_a_longer_line_is_a_polygon():
 
 
 @pytest.mark.parametrize(
+    ("line", "box"),
+    [
+        ("0 0.5 0.5 5 0.4", [0, 12, 50, 28]),
+        ("0 0.5 0.5 0.2 5", [20, 0, 30, 40]),
+        ("0 0.5 0.5 5 6", None),
+        ("0 20 0.5 1 0.4", None),
+    ],
+)
+def test_one_side_far_beyond_the_image_is_cut_to_it_and_more_are_pixels(line: str, box: list[float] | None):
+    found, left_out = read_lines(line, 1, 40, 50)
+    assert found.boxes.tolist() == ([] if box is None else [pytest.approx(box)])
+    assert ["look like pixels" in reason for reason in left_out] == [True] * (box is None)
+
+
+@pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("2 0.5 0.5 0.2 0.4", "class '2' is none of the 2 classes"),
@@ -43,8 +58,14 @@ def test_a_longer_line_is_a_polygon():
         ("0 0.5 0.5 -0.2 0.4", "ends before it begins"),
         ("0 nan 0.5 0.2 0.4", "not finite"),
         ("0 3.5 0.5 0.2 0.4", "less than a square pixel"),
-        ("0 0.1 0.1 0.2 0.2 nan 0.4", "far from the image"),
-        ("0 0.1 0.1 0.2 0.2 1e308 0.4", "far from the image"),
+        ("0 0.1 0.1 0.2 0.2 nan 0.4", "not finite"),
+        ("0 0.1 0.1 0.2 0.2 inf 0.4", "not finite"),
+        ("0 0.1 0.1 0.2 0.2 1e308 0.4", "look like pixels"),
+        (
+            "0 25 20 10 8",
+            "these look like pixels; YOLO wants fractions of width and height, 0 to 1: divide by 50",
+        ),
+        ("0 5 4 30 4 30 20", "these look like pixels; YOLO wants fractions of width and height"),
     ],
 )
 def test_a_line_that_is_wrong_is_left_out_with_its_reason(line: str, reason: str):

@@ -1,5 +1,6 @@
+import pytest
 import torch
-from torchvision.ops import MultiScaleRoIAlign, roi_pool
+from torchvision.ops import MultiScaleRoIAlign, roi_align, roi_pool
 from torchvision.ops.poolers import LevelMapper
 
 from residual.detect.cutting import cut, level, rows
@@ -40,3 +41,37 @@ def test_of_one_map_all_regions_are_cut_whatever_their_size():
     features, regions = torch.randn(2, 3, 20, 20), [some(5, 3), some(4, 4)]
     assert torch.equal(cut([features], regions, 7, (16,), "pool"), roi_pool(features, regions, 7, 1 / 16))
     assert rows(regions)[:, 0].tolist() == [0] * 5 + [1] * 4
+
+
+def taught(found: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """The gradient in the maps of a sum of the cells, each weighted otherwise."""
+    weights = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(1))
+    return torch.autograd.grad((weights * found).sum(), maps)[0]
+
+
+@pytest.mark.parametrize("how", ["pool", "align", "corner-align"])
+def test_a_cut_teaches_the_maps_what_that_of_torchvision_teaches_them(how: str):
+    maps = torch.randn(2, 3, 20, 25, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    regions = [some(9, 5, 200.0).double(), some(8, 6, 200.0).double()]  # inside: on an edge a place may fall either way
+    found = cut([maps], regions, 7, (16,), how)
+    if how == "pool":
+        theirs = roi_pool(maps, regions, 7, 1 / 16)
+    else:
+        theirs = roi_align(maps, regions, 7, 1 / 16, sampling_ratio=2, aligned=how == "align")
+    assert torch.allclose(found, theirs, atol=1e-6)
+    assert torch.allclose(taught(found, maps), taught(theirs, maps), atol=1e-6)
+
+
+def test_a_cut_teaches_the_same_to_the_last_bit_each_time():  # without which no training could be resumed exactly
+    maps = torch.randn(2, 8, 20, 25, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    regions = [some(40, 7, 300.0), some(40, 8, 300.0)]
+    first, *others = (taught(cut([maps], regions, 7, (16,), "align"), maps) for _ in range(4))
+    assert first.any()
+    assert all(torch.equal(first, other) for other in others)
+
+
+def test_of_no_regions_maps_learn_nothing():
+    maps = torch.randn(2, 3, 20, 20, requires_grad=True)
+    found = cut([maps], [torch.zeros(0, 4)] * 2, 7, (16,), "align")
+    assert found.shape == (0, 3, 7, 7)
+    assert not taught(found, maps).any()

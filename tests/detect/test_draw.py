@@ -7,8 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from residual.detect.draw import ANSWER, CLOSEUP, DARK, closeup, colour, draw, enlarged, labels, luminance
+from residual.data.outlines import mask_of
+from residual.detect.detections import outlines_of
+from residual.detect.draw import ANSWER, CLOSEUP, DARK, closeup, colour, draw, enlarged, eroded, labels, luminance
 
+HIGH = 14  # pixels of the smallest label
 GREY = np.full((120, 160, 3), 128, np.uint8)
 BOX = np.array([[40.0, 50.0, 100.0, 90.0]])
 
@@ -45,19 +48,38 @@ def test_a_mask_is_tinted_inside_coloured_at_its_border_and_nothing_else():
     mask = np.zeros((1, 120, 160), bool)
     mask[0, 50:90, 40:100] = True
     outside = np.array([[-9.0, -9.0, -1.0, -1.0]])  # a box beside the image is not drawn
-    drawn = draw(GREY, outside, ["nowhere"], [(255, 0, 0)], masks=mask)
+    drawn = draw(GREY, outside, ["nowhere"], [(255, 0, 0)], outlines=outlines_of(mask).runs)
     assert (changed(GREY, drawn) == mask[0]).all()
     assert (drawn[50, 40:100] == (255, 0, 0)).all()
     assert drawn[70, 70].tolist() == [178, 76, 76]  # 0.6 of grey and 0.4 of the colour, cut off
-    empty = draw(GREY, outside, [""], [(255, 0, 0)], masks=np.zeros((1, 120, 160), bool))
+    empty = draw(GREY, outside, [""], [(255, 0, 0)], outlines=outlines_of(np.zeros((1, 120, 160), bool)).runs)
     assert (empty == GREY).all()
+
+
+@pytest.mark.parametrize("by", [1, 2, 3, 7, 22])
+def test_a_mask_is_eroded_as_step_by_step(by: int):
+    masks = np.random.default_rng(by).random((4, 60, 70)) < np.array([0.5, 0.97, 0.999, 1.0])[:, None, None]
+    for mask in masks:
+        slowly = np.pad(mask, by)
+        for _ in range(by):
+            slowly = (
+                slowly & np.roll(slowly, 1, 0) & np.roll(slowly, -1, 0) & np.roll(slowly, 1, 1) & np.roll(slowly, -1, 1)
+            )
+        assert np.array_equal(eroded(mask, by), slowly[by:-by, by:-by])
+    assert eroded(masks[3], by).sum() == (60 - 2 * by) * (70 - 2 * by)
 
 
 def test_the_small_stand_on_top_of_the_large():
     boxes = np.array([[0.0, 0.0, 40.0, 120.0], [0.0, 0.0, 160.0, 120.0]])
     masks = np.stack([np.arange(160)[None].repeat(120, 0) < 40, np.ones((120, 160), bool)])
     for order in ([0, 1], [1, 0]):
-        drawn = draw(GREY, boxes[order], ["", ""], [[(255, 0, 0), (0, 0, 255)][k] for k in order], masks=masks[order])
+        drawn = draw(
+            GREY,
+            boxes[order],
+            ["", ""],
+            [[(255, 0, 0), (0, 0, 255)][k] for k in order],
+            outlines=outlines_of(masks[order]).runs,
+        )
         red, _, blue = drawn[60, 20].tolist()
         assert red > blue
 
@@ -112,6 +134,27 @@ def test_the_surest_has_its_label_and_a_long_one_is_cut_short():
     assert list(labels(["cat", "dog"], [None, box], 5, 160)) == [], "no room at all"
 
 
+def test_a_label_goes_where_it_hides_less_of_the_other_boxes():
+    above, lower = (20, 20, 80, 48), (20, 50, 80, 90)
+    assert [label.place[1] for label in labels(["", "cat"], [None, lower], 120, 160)] == [50 - HIGH], "above its box"
+    ((_, place),) = [(label.number, label.place) for label in labels(["", "cat"], [above, lower], 120, 160)]
+    assert place[1] == lower[3], "under it"
+
+
+def test_in_a_crowd_no_label_is_larger_than_its_box():
+    small = [(15 * n, 60, 15 * n + 12, 72) for n in range(10)]
+    texts, wide = ["cat"] * 10, (20, 100, 140, 119)
+    assert len(list(labels(texts[:4], small[:4], 120, 160))) >= 2, "four are no crowd"
+    assert [label.number for label in labels([*texts, "dog"], [*small, wide], 120, 160)] == [10]
+
+
+def test_a_small_box_has_a_fine_line_and_what_is_in_it_stays_to_be_seen():
+    image, box = np.full((600, 800, 3), 128, np.uint8), np.array([[100.0, 100.0, 112.0, 112.0]])
+    drawn = draw(image, box, [""], [(255, 0, 0)])
+    assert (drawn[101:111, 101:111] == image[0, 0]).all(axis=2).sum() >= 8 * 8
+    assert (drawn[100, 100:112] == (255, 0, 0)).all()
+
+
 def test_lines_and_text_grow_with_the_image():
     def sizes(height: int, width: int) -> tuple[int, int]:
         box = (width // 4, height // 2, width // 2, height - 9)
@@ -137,15 +180,20 @@ def test_a_small_image_is_enlarged_by_whole_times_with_all_that_is_on_it():
     pixels = np.arange(60 * 80 * 3, dtype=np.uint8).reshape(60, 80, 3)
     mask = np.zeros((1, 60, 80), bool)
     mask[0, 10:20, 30:50] = True
-    larger, boxes, masks = enlarged(pixels, np.array([[30.0, 10.0, 50.0, 20.0]]), mask)
+    larger, boxes, outlines = enlarged(pixels, np.array([[30.0, 10.0, 50.0, 20.0]]), outlines_of(mask).runs)
     assert larger.shape == (360, 480, 3)
     assert (larger[::6, ::6] == pixels).all()
-    assert masks is not None
+    assert len(outlines) == 1
     left, top, right, bottom = boxes[0].astype(int)
-    assert masks[0, top:bottom, left:right].all()
-    assert masks.sum() == 36 * mask.sum()
+    found = mask_of(outlines[0], 360, 480)
+    assert found[top:bottom, left:right].all()
+    assert found.sum() == 36 * mask.sum()
     large = np.zeros((400, 500, 3), np.uint8)
     assert enlarged(large, boxes)[0] is large
+    cells = np.array([[10.0, 10.0, 24.0, 30.0], [60.0, 60.0, 71.0, 80.0], [9.0, 9.0, 99.0, 99.0]])
+    assert enlarged(large, cells)[0].shape == (800, 1000, 3), "half of the objects have 14 pixels or fewer"
+    photograph = np.zeros((1000, 1500, 3), np.uint8)
+    assert enlarged(photograph, cells)[0] is photograph
 
 
 @pytest.mark.parametrize(

@@ -1,47 +1,30 @@
 """What is recorded of a detector: every number recomputed another way, from planted answers."""
 
-import base64
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from residual.data.objects import ObjectImages, Objects, with_masks
 from residual.data.objects import objects as made
 from residual.data.scenes import draw_scenes
 from residual.detect.card import card_of
 from residual.detect.coco import coco_numbers
-from residual.detect.detections import Detections
+from residual.detect.detections import Detections, outlines_of
 from residual.detect.detector import Detector, find_together
-from residual.detect.evaluation import (
-    classes_of,
-    curve,
-    evaluate_detector,
-    evaluate_finding,
-    evaluate_localizer,
-    evaluation,
-    interval,
-    localizing,
-    worst,
-)
+from residual.detect.evaluation import curve, evaluate_detector, evaluate_finding, evaluation, interval
 from residual.detect.faster_rcnn import FasterRCNN
 from residual.detect.found import Found
-from residual.detect.imagenet import localization_error
-from residual.detect.localize import LocalizerDescription
 from residual.detect.masks import MaskDescription
 from residual.detect.mistakes import causes
 from residual.detect.precision import match, mean_average_precision
 from residual.detect.procedure import Procedure
 from residual.detect.regions import RegionDescription
-from residual.models.description import Description
 
-TRUNK = Description(block="basic", depths=(1, 1, 1, 1), widths=(4, 6, 8, 10), stem="imagenet", stem_width=4)
 PLAIN = Procedure(side=64, longest=128)
 TOLD = {"split": "test", "procedure": PLAIN, "seconds_per_image": 0.1}
 
@@ -155,56 +138,6 @@ def test_a_long_curve_is_thinned_to_a_hundred_points_and_keeps_its_ends():
     assert set(zip(*points.values(), strict=True)) <= set(zip(recall, precision, strict=True))
 
 
-def planted() -> tuple[list[Detections], ObjectImages]:
-    """One image, a mistake of each cause on it."""
-    boxes = [(0, 0, 10, 10), (40, 40, 60, 60), (80, 0, 100, 20), (0, 70, 30, 100)]
-    images = ObjectImages(
-        paths=(), names=("planted",), sizes=((128, 128),), objects=(made(boxes, [0, 1, 2, 0]),),
-        classes=("cat", "dog", "tree"), origin="planted", pixels=(np.full((128, 128, 3), 90, np.uint8),),
-    )  # fmt: skip
-    told = [
-        ((0, 0, 10, 10), 0, 0.99),
-        ((0, 0, 10, 9), 0, 0.9),  # twice
-        ((40, 40, 60, 60), 2, 0.8),  # of another class
-        ((90, 0, 110, 20), 2, 0.7),  # at a poor place
-        ((90, 10, 110, 30), 0, 0.65),  # both
-        ((110, 110, 120, 120), 1, 0.6),  # nothing
-        ((0, 70, 30, 100), 0, 0.4),  # right, but not sure
-    ]
-    found = [np.array(each, float) for each in zip(*told, strict=True)]
-    return [Detections(boxes=found[0], labels=found[1].astype(np.int64), scores=found[2])], images
-
-
-def test_mistakes_come_surest_first_each_with_its_cause_and_a_picture():
-    detections, images = planted()
-    rows = evaluation(detections, images, **TOLD)["mistakes"]
-    told = [(row["cause"], row["truth"], row["predicted"], row["probability"]) for row in rows]
-    assert told == [
-        ("duplicate", "cat", "cat", 0.9),
-        ("classification", "dog", "tree", 0.8),
-        ("localization", "tree", "tree", 0.7),
-        ("both", "tree", "cat", 0.65),
-        ("background", None, "dog", 0.6),
-        ("missed", "cat", None, None),  # the largest first
-        ("missed", "dog", None, None),
-        ("missed", "tree", None, None),
-    ]
-    assert [row["overlap"] for row in rows] == pytest.approx([0.9, 1, 1 / 3, 1 / 7, 0, 0, 1, 1 / 3])
-    for row in rows:
-        picture = Image.open(BytesIO(base64.b64decode(row["png"])))
-        assert max(picture.size) <= 320
-        seen = {tuple(pixel) for pixel in np.asarray(picture.convert("RGB")).reshape(-1, 3).tolist()}
-        assert any(red > 200 and green < 90 for red, green, _ in seen) == (row["predicted"] is not None)
-        assert any(green > 180 and red < 90 for red, green, _ in seen) == (row["cause"] != "background")
-
-
-def test_of_few_mistakes_a_quarter_is_kept_for_what_was_missed():
-    detections, images = planted()
-    matches = [match(detections, images.objects, label) for label in range(3)]
-    assert [one.cause for one in worst(matches, detections, images.objects, 4)][2:] == ["localization", "missed"]
-    assert [one.cause for one in worst(matches, detections, images.objects, 0)] == []
-
-
 def test_masks_are_kept_as_runs_and_measured_as_if_they_had_been_kept_whole():
     images = draw_scenes(6, size=48)
     rng = np.random.default_rng(2)
@@ -214,12 +147,13 @@ def test_masks_are_kept_as_runs_and_measured_as_if_they_had_been_kept_whole():
         assert here.masks is not None
         worn = here.masks & (rng.random(here.masks.shape) < 0.9)
         scores = torch.tensor(rng.random(len(here)))
-        return Found(torch.tensor(here.boxes), torch.tensor(here.labels), scores, torch.tensor(worn))
+        return Found(torch.tensor(here.boxes), torch.tensor(here.labels), scores, outlines_of(worn))
 
     told = [said(here) for here in dense]
     left = iter(told)
     found = evaluate_finding(lambda _: next(left), images, split="test", procedure=PLAIN, masks=True)
-    expected = coco_numbers([each.detections() for each in told], dense, len(images.classes), of="segm")
+    whole = [replace(each.detections(), masks=each.outlines and each.outlines.drawn()) for each in told]
+    expected = coco_numbers(whole, dense, len(images.classes), of="segm")
     assert found["coco_masks"] == expected
     assert 0 < found["coco_masks"]["AP"] < 100
     bare = evaluate_finding(lambda _: told[0], images.select([0]), split="test", procedure=PLAIN)
@@ -301,90 +235,3 @@ def test_several_detectors_are_measured_as_one_by_the_procedure_that_is_asked_fo
     assert found["mistakes"] == again["mistakes"]
     alone = evaluate_detector(several[0], images, split="test", procedure=improved)
     assert found["mistakes"] != alone["mistakes"]
-
-
-# --- localization ----------------------------------------------------------------------------------------------------
-
-
-def one_each(count: int) -> ObjectImages:
-    """Images of one object each."""
-    images = draw_scenes(count, size=64, most=1)
-    return replace(images, objects=tuple(here.select(np.arange(1)) for here in images.objects))
-
-
-def test_a_localizer_is_measured_with_the_class_given_and_with_its_own():
-    images, rng = one_each(40), np.random.default_rng(0)
-    pixels = {picture.tobytes(): number for number, picture in enumerate(images.pixels or ())}
-    classes = len(images.classes)
-
-    def place(number: int, label: int) -> list[float]:
-        shift = np.random.default_rng((number, label)).choice([0.0, 20.0], p=[0.7, 0.3])
-        return (images.objects[number].boxes[0] + shift).tolist()
-
-    orders = [rng.permutation(classes)[:5] for _ in range(40)]
-
-    def find(picture: np.ndarray) -> Found:
-        number = pixels[picture.tobytes()]
-        order = orders[number].tolist()
-        scores = torch.linspace(0.9, 0.1, 5) - 0.001 * number
-        return Found(torch.tensor([place(number, label) for label in order]), torch.tensor(order), scores)
-
-    asked = []
-
-    def place_of(picture: np.ndarray, labels: list[int]) -> Found:
-        asked.append(pixels[picture.tobytes()])
-        return Found(torch.tensor([place(asked[-1], labels[0])]), torch.tensor(labels), torch.ones(1))
-
-    found = evaluate_localizer(find, place_of, images, split="test", sides=(32, 64), second=False)
-    truth = classes_of(images)
-    assert asked == [number for number, label in enumerate(truth) if label not in orders[number]]
-    guesses = [find(picture).detections() for picture in images.pixels or ()]
-    assert found["top1_error"] == localization_error(guesses, images.objects, 1)
-    assert found["top5_error"] == localization_error(guesses, images.objects, 5)
-    given = [
-        Detections(boxes=np.array([place(number, label)]), labels=np.array([label]), scores=np.ones(1))
-        for number, label in enumerate(truth)
-    ]
-    assert found["given_class_error"] == pytest.approx(localization_error(given, images.objects, 1))
-    assert found["classification"]["top5_error"] == 100 * len(asked) / 40
-    assert found["interval"][0] <= found["given_class_error"] <= found["interval"][1]
-    weighted = sum(row["images"] * row["error"] for row in found["per_class"] if row["images"])
-    assert weighted / 40 == pytest.approx(found["given_class_error"])
-    assert (found["sides"], found["second"], found["classes_from"]) == ([32, 64], False, "itself")
-    probabilities = [row["probability"] for row in found["mistakes"]]
-    assert probabilities == sorted(probabilities, reverse=True)
-    assert {row["cause"] for row in found["mistakes"]} == {"class", "place"}
-    assert all((row["truth"] == row["predicted"]) == (row["cause"] == "place") for row in found["mistakes"])
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-
-
-def test_localization_wants_one_class_on_an_image():
-    images = draw_scenes(20, size=64)
-    with pytest.raises(ValueError, match=r"but scenes:\d+ has \w+, \w+"):
-        classes_of(images)
-
-
-def small_localizer() -> Detector:
-    torch.manual_seed(0)
-    classes = draw_scenes(1).classes
-    described = LocalizerDescription(trunk=replace(TRUNK, classes=len(classes)), sizes=(16.0,), width=8, side=16)
-    card = card_of(described, name="small", classes=classes, mean=(0.5,) * 3, std=(0.25,) * 3, procedure=PLAIN)
-    return Detector(card).eval()
-
-
-def test_a_localizer_of_both_steps_or_one_at_several_scales_and_with_classes_of_another():
-    images, localizer = one_each(4), small_localizer()
-    found = evaluate_detector(localizer, images, split="test")
-    assert (found["task"], found["images"], found["second"], found["sides"]) == ("localization", 4, True, [])
-    truth = iter(classes_of(images))
-    find, place = localizing(localizer, (48, 64), second=False, classify=lambda _: [next(truth)])
-    other = evaluate_localizer(find, place, images, split="test", second=False, sides=(48, 64), classes_from="oracle")
-    assert other["classification"] == {"top1_error": 0, "top5_error": 0}
-    assert other["top1_error"] == other["given_class_error"]
-    pixels = (images.pixels or ())[0]
-    one, _ = localizing(localizer, second=False)
-    scores = one(pixels).scores
-    assert (scores[:-1] >= scores[1:]).all()
-    both = localizing(localizer)[0](pixels)
-    assert set(one(pixels).labels.tolist()) == set(both.labels.tolist())
-    assert not torch.equal(one(pixels).boxes, both.boxes)

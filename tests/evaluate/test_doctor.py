@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from residual.data.decode import Pixels
 from residual.data.transforms import Normalize, Preprocessing, prepare
-from residual.evaluate.doctor import Claim, Examination, Seen, examine, judge_order, lean, misfit, observe
+from residual.evaluate.doctor import Claim, Examination, examine
 from residual.models.description import Description
 from residual.models.resnet import ResNet
 
@@ -186,7 +186,7 @@ def test_the_same_images_give_the_same_findings(ward: Ward):
     assert ward.examine(RED, "red", labels=ward.labels) == ward.examine(RED, "red", labels=ward.labels)
 
 
-# --- the parts, without training ---------------------------------------------------------------------------------
+# --- without training ---------------------------------------------------------------------------------
 
 
 def measured(claim: Claim, images: list[Pixels]) -> dict[str, Tensor]:
@@ -211,41 +211,6 @@ def prepared(claim: Claim, images: list[Pixels]) -> Tensor:
 @pytest.fixture(scope="module")
 def images() -> list[Pixels]:
     return photographs(48, seed=2)[0]
-
-
-def test_norms_that_are_shown_what_they_stored_miss_nothing(images: list[Pixels]):
-    model = ResNet(RED.model)
-    model.load_state_dict(measured(RED, images))
-    assert misfit(observe(model.eval(), prepared(RED, images))) < 0.01  # the stored variance divides by n - 1
-    assert misfit(observe(model, prepared(RED, images).flip(1))) > 0.1
-    assert misfit(observe(model, prepared(RED, images), stem_only=True)) < 1e-3
-
-
-def of_stem(values: Tensor) -> Seen:
-    """As if these were the statistics of one norm."""
-    return Seen(values=values, depth=torch.zeros(values.shape[1]), logits=torch.empty(len(values), 0))
-
-
-def test_the_stored_statistics_lie_at_either_end_of_the_line():
-    rng = torch.Generator().manual_seed(0)
-    shift = torch.randn(300, generator=rng) / 10
-
-    def seen(off: Tensor, count: int) -> Seen:
-        # A few large directions that images share, and small noise: of 300 statistics, as of a network's.
-        common = torch.randn(count, 3, generator=rng) @ torch.randn(3, 300, generator=rng)
-        return of_stem(common + torch.randn(count, 300, generator=rng) / 5 + off)
-
-    for count in (32, 128):
-        images = seen(torch.zeros(300), count)
-        away = of_stem(images.values + shift)
-        here, there = lean(images, away), lean(of_stem(images.values - shift), images)
-        assert here is not None
-        assert there is not None
-        assert abs(here.place) < 4 * here.spread < 0.5
-        assert abs(there.place - 1) < 4 * there.spread < 0.5
-        assert here.excludes
-        assert there.convinces
-    assert lean(images, images) is None
 
 
 def test_images_of_the_right_size_say_nothing_of_the_filter(images: list[Pixels]):
@@ -279,19 +244,6 @@ def test_a_mean_for_every_pixel_is_turned_with_the_colours(images: list[Pixels])
     claim = shown(RED, mean=per_pixel)
     found = examine(measured(RED, images), shown(claim, channels="BGR", mean=per_pixel[::-1], std=STD[::-1]), images)
     assert found.corrected == claim
-
-
-def test_any_order_of_the_classes_is_found_and_no_order_in_blind_guesses():
-    rng = torch.Generator().manual_seed(0)
-    labels = torch.arange(80) % 10
-    blind = [judge_order(torch.randn(80, 10, generator=rng), labels)[1] for _ in range(50)]
-    assert blind == [None] * 50
-    order = torch.randperm(10, generator=rng)
-    logits = torch.randn(80, 10, generator=rng) + 3 * nn.functional.one_hot(order[labels], 10)
-    finding, found = judge_order(logits, labels)
-    assert (finding.verdict, finding.found, found) == ("faulty", "another order", tuple(order.tolist()))
-    finding, found = judge_order(logits, order[labels])
-    assert (finding.verdict, found) == ("sound", None)
 
 
 def test_too_few_images_and_norms_without_statistics_are_refused(images: list[Pixels]):

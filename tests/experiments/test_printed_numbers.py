@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from residual.models.catalog import describe
 from residual.reproduce.experiment import Row
 
 Table = dict[str, Any]
@@ -45,6 +46,31 @@ def renamed(numbers: dict[str, float], *pairs: tuple[str, str]) -> dict[str, flo
     return numbers
 
 
+COUNTS = {"layers", "runs", "networks", "models", "depth152_models"}  # of what a number is of; tested with their tables
+
+
+def numbers_in(table: Any) -> list[float]:
+    """Every number that is measured, whatever it is called."""
+    match table:
+        case dict():
+            return [number for key, value in table.items() if key not in COUNTS for number in numbers_in(value)]
+        case bool() | str() | None:
+            return []
+        case _:
+            return [table]
+
+
+def printed_in(name: str) -> list[float]:
+    """Every number of a paper that an experiment prints, means and deviations among them."""
+    papers = [row.paper for row in rows(name).values() if row.paper is not None]
+    return [number for paper in papers for number in (paper.value, paper.mean, paper.std) if number is not None]
+
+
+@pytest.mark.parametrize("number", range(2, 15))
+def test_a_table_has_each_printed_number_as_often_as_the_paper_and_no_other(tables, number):
+    assert sorted(printed_in(f"table{number}")) == sorted(numbers_in(tables[f"table{number}"]))
+
+
 TOPS = (("top1", "top-1"), ("top5", "top-5"))
 
 
@@ -55,8 +81,14 @@ def test_table_1(tables):
     for layers in (16, 19):
         assert ours[f"VGG-{layers}: FLOPs"] == theirs[f"vgg{layers}"]["flops_paper_multiply_adds"] / 1e9
     assert {f"{name}: output": stage["out"] for name, stage in theirs["stages"].items()}.items() <= ours.items()
-    for layers in (20, 32, 44, 56, 110, 1202):
-        assert f"{ours[f'ResNet-{layers}: parameters']:g}M" == tables["table6"][f"resnet{layers}"]["params"]
+    sizes = {key: row["params"] for key, row in tables["table6"].items() if "params" in row}
+    names = {f"resnet{layers}": f"ResNet-{layers}" for layers in (20, 32, 44, 56, 110, 1202)}
+    names |= {"fitnet": "FitNet, 19 layers", "highway19": "Highway, 19 layers", "highway32": "Highway, 32 layers"}
+    assert {key: f"{ours[f'{name}: parameters']:g}M" for key, name in names.items()} == sizes
+    for layers in (18, 34, 50, 101, 152):
+        network = describe(f"resnet{layers}")
+        assert list(network.depths) == theirs[f"resnet{layers}"]["blocks"]
+        assert network.block == theirs[f"resnet{layers}"]["block_type"]
     convolutions = tables["text_numbers"]["resnet101_conv_layers_conv1_to_conv4"]
     assert ours["ResNet-101: convolutions up to conv4_x"] == convolutions
 

@@ -20,7 +20,7 @@ from residual.data.scenes import draw_scenes
 from residual.detect import weights
 from residual.detect.detector import Detector
 from residual.detect.evaluation import evaluate_detector
-from residual.events import Finished, Measured, Progress
+from residual.events import Finished, Measured, Note, Progress, Started
 from residual.models.resnet import ResNet
 from residual.pipeline import DetectionPlan, Diverged, Stop, classification, detection
 from residual.recipes.detection import DetectionRecipe, at_side, detection_recipe, modern
@@ -286,6 +286,26 @@ def test_four_steps_are_for_a_faster_rcnn():
         plan(recipe=detection_recipe("voc-alternating", KINDS[0]), budget=60.0)
 
 
+def test_a_localizer_is_not_trained_at_another_size_than_it_is_tested_at(tmp_path):
+    windows = detection_recipe("windows", "localizer_small")
+    with pytest.raises(ValueError, match="'windows' leaves large images as they are, and localizer_small is tested on"):
+        list(pipeline.train(plan("localizer_small", recipe=windows), tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    brought = replace(windows, augmentation=replace(windows.augmentation, shrink=True))
+    plan("localizer_small", recipe=brought).refuse_new()
+    plan("mask_rcnn_small_fpn", recipe=windows).refuse_new()
+
+
+def test_a_localizers_run_of_a_recipe_that_is_refused_now_is_still_followed(tmp_path, monkeypatch):
+    asked = plan("localizer_small", recipe=recipe(augmentation=replace(recipe().augmentation, shrink=False)))
+    stop, refuse = Stop(), DetectionPlan.refuse_new
+    monkeypatch.setattr(DetectionPlan, "refuse_new", lambda plan: None)
+    cut_off(pipeline.train(asked, tmp_path / "run", stop=stop), stop, 1)
+    monkeypatch.setattr(DetectionPlan, "refuse_new", refuse)
+    assert pipeline.planned(tmp_path / "run") == asked
+    assert any(isinstance(event, Started) for event in pipeline.resume(tmp_path / "run"))
+
+
 def test_a_detector_sees_an_image_at_the_side_it_was_trained_for(tmp_path):
     list(pipeline.train(plan(recipe=recipe(iterations=1)), tmp_path / "run"))
     detector = weights.load(tmp_path / "run")
@@ -359,6 +379,22 @@ def test_held_out_images_without_objects_are_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match=f"the {split} images have no object"):
         list(pipeline.train(plan("faster_rcnn_small_c4"), tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_images_that_became_background_are_noted_and_no_file_is_said_to_be_left_out(tmp_path, monkeypatch):
+    honest = open_objects.draw_scenes
+
+    def emptied(count, **named):
+        images = honest(count, **named)
+        return replace(images, objects=(objects([], [], left_out=2), *images.objects[1:]))
+
+    monkeypatch.setattr(open_objects, "draw_scenes", emptied)
+    happened = list(pipeline.train(plan(recipe=recipe(iterations=1)), tmp_path / "run"))
+    (started,) = (event for event in happened if isinstance(event, Started))
+    assert started.problems == ()
+    notes = [event.text for event in happened if isinstance(event, Note) and "as background" in event.text]
+    assert [note.split(" ", 3)[:2] for note in notes] == [["train:", "1"], ["validation:", "1"], ["test:", "1"]]
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["data"]["notes"] == notes
 
 
 def test_a_localizer_refuses_images_of_several_classes_before_anything_is_trained(tmp_path):

@@ -62,6 +62,8 @@ def test_passes_are_counted_in_images():
         ({"validation": 1.0}, "validation"),
         ({"clip": 0.0}, "clip"),
         ({"average": 1.0}, "average"),
+        ({"average_every": 0}, "average_every counts"),
+        ({"epochs": 0}, "longer than 0"),
         ({"in_turn": True}, "average=None"),
     ],
 )

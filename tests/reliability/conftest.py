@@ -10,6 +10,7 @@ import gc
 import hashlib
 import json
 import os
+import random
 import resource
 import select
 import shutil
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 
@@ -379,3 +381,95 @@ def bounded(fork):
         return f"{count - len(wrong)}/{count} named, <= {slowest:.2f} s, <= {largest:.0f} MB; {wrong}", not wrong
 
     return look_at_all
+
+
+# --- mutated files -----------------------------------------------------------------------------------------
+
+EDGES = (
+    *(0, 1, 2, 4, 7, 8, 16, 127, 128, 255, 256, 1 << 15, 1 << 16),
+    *((1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1),
+)
+KEPT = 200  # files that the mutator goes on from
+
+
+def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
+    """One to four changes of a file, in bytes, numbers and lengths; `other` gives pieces to paste."""
+    changed = bytearray(data)
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(changed) + 1)
+        match rng.randrange(8):
+            case 0:
+                changed[at : at + 1] = bytes([rng.randrange(256)])
+            case 1 if at < len(changed):
+                changed[at] ^= 1 << rng.randrange(8)
+            case 2:
+                width = rng.choice((1, 2, 4, 8))
+                number = rng.choice((*EDGES, len(changed), at, rng.randrange(64), rng.randrange(len(changed) + 1)))
+                changed[at : at + width] = (number & (1 << 8 * width) - 1).to_bytes(width, "little")
+            case 3:
+                del changed[at : at + rng.choice((1, 2, 4, 8, 32, 64))]
+            case 4:
+                changed[at:at] = bytes(rng.choice((1, 2, 8, 64)))
+            case 5:
+                start = rng.randrange(len(other) + 1)
+                changed[at:at] = other[start : start + rng.choice((1, 4, 16, 64, 256))]
+            case 6:
+                start = rng.randrange(len(changed) + 1)
+                piece = changed[start : start + rng.choice((1, 4, 8, 24))]
+                changed[at : at + len(piece)] = piece
+            case _:
+                del changed[at:]
+        if not changed:
+            changed[:] = other[:64]
+    return bytes(changed)
+
+
+def inside(array: Any, data: bytes | None = None) -> bool:
+    """Whether each number of an array of NumPy's lies in memory that an array owns, or in that of `data`.
+
+    data: what was read; None where the reader took it from a file, into memory of its own.
+    """
+    if not isinstance(array, np.ndarray) or not array.size:
+        return True
+    root = array
+    while isinstance(root.base, np.ndarray):
+        root = root.base
+    storage = root if root.base is None or data is None else np.frombuffer(data, np.uint8)
+    (first, last), (start, end) = map(np.lib.array_utils.byte_bounds, (array, storage))
+    return bool(start <= first <= last <= end)
+
+
+def fuzz(
+    read: Callable[[bytes], dict[str, Any]],
+    seeds: list[bytes],
+    seconds: float,
+    *,
+    mutate: Callable[[bytes, bytes, random.Random], bytes] = mutated,
+    held: bool = True,
+) -> tuple[str, float]:
+    """Figures, and files per second.  Whatever is raised beside BadWeights ends the test with its file.
+
+    held: whether arrays may be views of the bytes given.
+    """
+    from residual.weights.files import BadWeights
+
+    rng = random.Random(0)
+    kept, runs, sound, slowest = list(seeds), 0, 0, 0.0  # kept: the seeds, and behind them what they became
+    begun = time.monotonic()
+    while (now := time.monotonic()) < begun + seconds:
+        data = mutate(rng.choice(rng.choice((seeds, kept))), rng.choice(kept), rng)
+        runs += 1
+        try:
+            found = read(data)
+        except BadWeights:
+            pass
+        except Exception as problem:
+            raise AssertionError(f"{type(problem).__name__}: {problem}, from {data!r}") from problem
+        else:
+            sound += 1
+            assert all(inside(array, data if held else None) for array in found.values()), data
+            if len(data) < 2 * max(map(len, seeds)):
+                kept[len(seeds) :] = [*kept[len(seeds) :], data][-KEPT:]
+        slowest = max(slowest, time.monotonic() - now)
+    rate = runs / seconds
+    return f"{runs:,} files at {rate:,.0f}/s, {sound:,} sound, 0 crashes, slowest {slowest:.2f} s", rate

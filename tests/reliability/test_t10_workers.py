@@ -34,20 +34,20 @@ def streaming(trainer, *, workers, depth=2, silence=20.0, announce=False):
         from residual.data import assemble, images, loader
         from residual.pipeline import classification
 
-        ahead, planned, hire = images.ahead, pipeline.planned, loader.Pool._hire
+        ahead, planned, hire = images.ahead, pipeline.planned, loader.Process
         assemble.MEMORY = 0
         classification.open_dataset = trainer.open_dataset
         pipeline.planned = lambda run: replace(planned(run), workers=workers)
         images.ahead = lambda source, **_: ahead(source, depth=depth)
         loader.Pool.__init__.__kwdefaults__["silence"] = silence
 
-        def telling_hire(self):
-            worker = hire(self)
-            say(["worker", worker.process.pid])
-            return worker
+        def telling_hire(**named):
+            process = hire(**named)
+            say(["worker", process.pid])
+            return process
 
         if announce:
-            loader.Pool._hire = telling_hire
+            loader.Process = telling_hire
 
     return prepare
 

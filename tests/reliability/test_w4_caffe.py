@@ -10,6 +10,7 @@ import pytest
 from residual.weights import protobuf
 from residual.weights.files import BadWeights
 from residual.weights.sources import load
+from tests.reliability.conftest import inside
 
 WIDTH = 2  # channels of every stage
 
@@ -58,10 +59,10 @@ def sound() -> dict[str, bytes]:
     add("conv1", "_conv1", 7, 3, WIDTH)
     c_in = WIDTH
     for stage in "2345":
-        for branch, side, inside, out in (
+        for branch, side, c, out in (
             ("1", 1, c_in, 4 * WIDTH), ("2a", 1, c_in, WIDTH), ("2b", 3, WIDTH, WIDTH), ("2c", 1, WIDTH, 4 * WIDTH)
         ):  # fmt: skip
-            add(f"res{stage}a_branch{branch}", f"{stage}a_branch{branch}", side, inside, out)
+            add(f"res{stage}a_branch{branch}", f"{stage}a_branch{branch}", side, c, out)
         c_in = 4 * WIDTH
     layers["fc1000"] = layer("fc1000", blob(3, c_in), blob(3))
     return layers
@@ -86,10 +87,10 @@ def renamed(old: str, new: str) -> bytes:
     return encode(layers)
 
 
-def nested(number: int, depth: int, inside: bytes = b"") -> bytes:
+def nested(number: int, depth: int, content: bytes = b"") -> bytes:
     for _ in range(depth):
-        inside = field(number, inside)
-    return inside
+        content = field(number, content)
+    return content
 
 
 def hostile() -> dict[str, bytes | tuple[bytes, bytes]]:
@@ -148,17 +149,6 @@ def hostile() -> dict[str, bytes | tuple[bytes, bytes]]:
         "a norm without its factor": with_layer(norm, blob(2), blob(2)),
         "a mean image of 2^62 pixels": (whole, dims(3, 1 << 30, 1 << 30)),
     }
-
-
-def inside(array: np.ndarray, data: bytes) -> bool:
-    """Whether each number of an array lies in the file's bytes, or in memory that the array owns."""
-    root: object = array
-    while isinstance(root, np.ndarray) and root.base is not None:
-        root = root.base
-    storage = root if isinstance(root, np.ndarray) else np.frombuffer(data, np.uint8)
-    first, last = np.lib.array_utils.byte_bounds(array)
-    start, end = np.lib.array_utils.byte_bounds(storage)
-    return array.size == 0 or start <= first <= last <= end
 
 
 def examine(folder: Path, files: dict[str, bytes | tuple[bytes, bytes]], row) -> None:

@@ -4,20 +4,14 @@ A mutator that knows numbers (edges, lengths, addresses) works on small sound fi
 """
 
 import io
-import random
 import struct
-import time
-from collections.abc import Callable
 
 import h5py
 import numpy as np
 import pytest
 
 from residual.weights import hdf5, protobuf
-from residual.weights.files import BadWeights
-
-EDGES = (0, 1, 2, 4, 7, 8, 16, 127, 128, 255, 256, 1 << 15, 1 << 16, 1 << 31, (1 << 32) - 1, 1 << 63, (1 << 64) - 1)
-KEPT = 200  # files that the mutator goes on from
+from tests.reliability.conftest import fuzz
 
 
 def caffe_seeds() -> list[bytes]:
@@ -55,73 +49,6 @@ def hdf5_seeds() -> list[bytes]:
             part(file)
         seeds.append(stream.getvalue())
     return seeds
-
-
-def mutated(data: bytes, other: bytes, rng: random.Random) -> bytes:
-    """One to four changes of a file; `other` gives pieces to paste."""
-    changed = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        at = rng.randrange(len(changed) + 1)
-        match rng.randrange(8):
-            case 0:
-                changed[at : at + 1] = bytes([rng.randrange(256)])
-            case 1 if at < len(changed):
-                changed[at] ^= 1 << rng.randrange(8)
-            case 2:
-                width = rng.choice((1, 2, 4, 8))
-                number = rng.choice((*EDGES, len(changed), at, rng.randrange(len(changed) + 1)))
-                changed[at : at + width] = (number & (1 << 8 * width) - 1).to_bytes(width, "little")
-            case 3:
-                del changed[at : at + rng.choice((1, 2, 4, 8, 64))]
-            case 4:
-                changed[at:at] = bytes(rng.choice((1, 2, 8, 64)))
-            case 5:
-                start = rng.randrange(len(other) + 1)
-                changed[at:at] = other[start : start + rng.choice((1, 4, 16, 256))]
-            case 6:
-                start = rng.randrange(len(changed) + 1)
-                piece = changed[start : start + rng.choice((4, 8, 24))]
-                changed[at : at + len(piece)] = piece
-            case _:
-                del changed[at:]
-        if not changed:
-            changed[:] = other[:64]
-    return bytes(changed)
-
-
-def inside(array: np.ndarray, data: bytes) -> bool:
-    """Whether each number of an array lies in the file's bytes, or in memory that the array owns."""
-    root: object = array
-    while isinstance(root, np.ndarray) and root.base is not None:
-        root = root.base
-    storage = root if isinstance(root, np.ndarray) else np.frombuffer(data, np.uint8)
-    first, last = np.lib.array_utils.byte_bounds(array)
-    start, end = np.lib.array_utils.byte_bounds(storage)
-    return array.size == 0 or start <= first <= last <= end
-
-
-def fuzz(read: Callable[[bytes], dict[str, np.ndarray]], seeds: list[bytes], seconds: float) -> tuple[str, float]:
-    """Figures, and executions per second.  Whatever is raised beside BadWeights ends the test with its file."""
-    rng = random.Random(0)
-    kept, runs, sound, slowest = list(seeds), 0, 0, 0.0  # kept: the seeds, and behind them what they became
-    begun = time.monotonic()
-    while (now := time.monotonic()) < begun + seconds:
-        data = mutated(rng.choice(rng.choice((seeds, kept))), rng.choice(kept), rng)
-        runs += 1
-        try:
-            arrays = read(data)
-        except BadWeights:
-            pass
-        except Exception as problem:
-            raise AssertionError(f"{type(problem).__name__}: {problem}, from {data!r}") from problem
-        else:
-            sound += 1
-            assert all(inside(array, data) for array in arrays.values()), data
-            if len(data) < 2 * max(map(len, seeds)):
-                kept[len(seeds) :] = [*kept[len(seeds) :], data][-KEPT:]
-        slowest = max(slowest, time.monotonic() - now)
-    rate = runs / seconds
-    return f"{runs:,} files at {rate:,.0f}/s, {sound:,} sound, 0 crashes, slowest {slowest:.2f} s", rate
 
 
 TARGETS = [

@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_text_stays_text_and_is_escaped():
     drawn = charts.training([line(20, 9, label="<b>$a$ & 猫")], [], [])
     assert "&lt;b&gt;$a$ &amp; 猫" in drawn
     assert "<b>" not in drawn
+
+
+@pytest.mark.parametrize("gap", [0.05, 0.085, 0.1, 0.12, 0.5])
+def test_places_are_moved_apart_no_further_than_they_must(gap: float):
+    wished = [0.003, 0.012, 0.11, 0.16, 0.22, 0.52]
+    places = charts.moved_apart(wished, gap=gap, low=0.0)
+    assert places[0] >= 0
+    assert all(above - below > gap - 1e-12 for below, above in pairwise(places))
+    assert charts.moved_apart(wished, gap=0.001, low=0.0) == wished
+    assert charts.moved_apart([0.3, 0.3], gap=gap, low=0.0) == pytest.approx([0.3 - gap / 2, 0.3 + gap / 2])
 
 
 def test_labels_at_the_ends_do_not_touch():

@@ -125,6 +125,16 @@ def test_the_numbers_are_there(make_detector: Make, measured: dict[str, Any], re
     assert "What this report lacks" not in words
 
 
+def test_what_is_worth_knowing_of_the_data_is_no_file_left_out(
+    make_detector: Make, measured: dict[str, Any], read_page: Read
+):
+    note = "train: 2 image(s), such as <a>.png, stay without any object, as background"
+    words = read_page(write(make_detector(measured, data={"origin": "pets", "notes": [note], "problems": []}))).words
+    assert f"Worth knowing {note} Left out No file was left out." in words
+    for nonsense in ("none", [[1]], {"a": 1}):
+        write(make_detector(measured, data={"origin": "pets", "notes": nonsense}))
+
+
 def test_the_confusions_are_those_of_the_record(make_detector: Make, measured: dict[str, Any]):
     text = write(make_detector(measured)).read_text()
     counts, names = measured["confusion"]["counts"], [*CLASSES, "background"]
@@ -135,6 +145,27 @@ def test_the_confusions_are_those_of_the_record(make_detector: Make, measured: d
                 assert f'title="{truth} taken for {answer}: {number} of {whole}"' in text
             elif number:
                 assert f'title="background taken for {answer}: {number} of ' in text
+
+
+def test_the_page_says_by_which_rules_causes_and_confusions_are_counted(make_detector: Make, read_page: Read):
+    """One object, found as another class and once more at a poor place: three causes, two places in the matrix."""
+    images = draw_scenes(1, size=SIDE, most=1)
+    (truth,) = images.objects
+    label, other = int(truth.labels[0]), int(truth.labels[0] == 0)
+    box = truth.boxes[0]
+    poor = box + [0, 0.5 * (box[3] - box[1])] * 2
+    answers = Detections(boxes=np.stack([box, poor]), labels=np.array([other, label]), scores=np.array([0.9, 0.8]))
+    found = evaluation([answers], images, split="test", procedure=Procedure(side=SIDE), seconds_per_image=0.1)
+    causes, counts = found["causes"]["counts"], np.array(found["confusion"]["counts"])
+    assert {name: number for name, number in causes.items() if number} == dict.fromkeys(
+        ("classification", "localization", "missed"), 1
+    )
+    assert (counts[label, other], counts[-1, label], counts.sum()) == (1, 1, 2)
+    twice = "an object that was found only as another class counts twice"
+    once = "an object counts once, and a box that takes none counts as one where nothing is, also at a poor place"
+    for each in (found, many_classes(31)):
+        words = read_page(write(make_detector(each))).words
+        assert (words.count(twice), words.count(once)) == (1, 1)
 
 
 def test_every_mistake_is_shown_with_its_picture_and_its_cause(
@@ -215,7 +246,7 @@ def test_a_detector_that_finds_nothing_has_a_page(make_detector: Make, read_page
     found = evaluation([nothing] * 5, images, split="test", procedure=IMPROVED, seconds_per_image=1.0)
     words = read_page(write(make_detector(found))).words
     assert "0.0 % Mean average precision" in words
-    assert f"Not found an object that no box found {found['objects']}" in words
+    assert f"Not found an object that no box of its class found {found['objects']}" in words
     assert "No object was taken for one of another class" in words
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from residual.data.scenes import draw_scenes
 from residual.detect.detections import Detections
-from residual.detect.evaluation import localization_evaluation
+from residual.detect.localizer_evaluation import localization_evaluation
 from residual.report import write
 
 Make = Callable[..., Path]

@@ -14,7 +14,7 @@ from residual.models.catalog import describe
 from residual.models.cost import layers, macs
 from residual.recipes.detection import at_side, detection_recipe, voc
 from residual.recipes.paper import paper
-from residual.reproduce.arithmetic import LABELS, learned, looked
+from residual.reproduce.arithmetic import LABELS, learned, looked, placed, searched
 from residual.reproduce.experiment import DetectionSetting, Setting
 
 
@@ -79,3 +79,25 @@ def test_a_classifier_multiplies_what_its_description_says():
     assert (learned(setting).macs, learned(setting).layers) == (macs(describe("resnet20"), 32), 20)
     assert looked(setting) == learned(setting)
     assert learned(setting).layers == layers(describe("resnet20"))
+
+
+def test_boxes_that_are_refined_are_judged_twice_and_five_scales_are_seven_images():
+    setting = square("faster_rcnn_small_c4", 96)
+    plain, refined = searched(setting), searched(setting, refined=True)
+    regions = refined.macs - plain.macs
+    image = plain.macs - regions
+    best = searched(setting, refined=True, scales=True)
+    areas = 1 + sum((side / 600) ** 2 for side in (200, 400, 600, 800, 1000))
+    assert best.macs == pytest.approx(areas * image + 4 * regions), "twice, at two scales each"
+    assert (plain.layers, refined.layers, best.layers) == (1, 2, 4)
+    assert searched(setting, networks=3).macs == pytest.approx(image + 3 * regions), "each judges the proposals of all"
+
+
+def test_a_localizer_looks_at_five_scales_and_only_the_second_step_at_regions():
+    setting = square("localizer_small", 64)
+    once, dense = placed(setting, second=False, named=True), placed(setting, second=False, named=True, dense=True)
+    assert dense.macs == pytest.approx(sum((side / 224) ** 2 for side in (224, 256, 384, 480, 640)) * once.macs)
+    assert placed(setting, second=False).macs == pytest.approx(2 * once.macs), (
+        "once for the classes, once for the place"
+    )
+    assert placed(setting).macs == looked(setting).macs > once.macs

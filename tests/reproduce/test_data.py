@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,10 +79,7 @@ def test_data_is_where_the_user_says_or_in_the_cache_or_drawn_or_missing(tmp_pat
 def test_what_is_missing_says_where_it_comes_from_and_how_to_name_it():
     for name, one in DATA.items():
         assert one.origin in missing(name)
-        if one.is_readable:
-            assert f"--data {name}={'RUN|WEIGHTS' if one.network else 'DIR'}" in missing(name)
-        else:
-            assert "cannot read yet" in missing(name)
+        assert f"--data {name}={'RUN|WEIGHTS' if one.network else 'DIR'}" in missing(name)
 
 
 def test_other_data_than_the_named_is_refused(tmp_path):
@@ -161,12 +159,34 @@ def test_other_images_with_objects_than_the_named_are_refused(tmp_path, monkeypa
         refuse_other_objects("voc07", place)
     monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=4, held=3))
     refuse_other_objects("voc07", place)
-    monkeypatch.setattr("residual.reproduce.data.LACKING", 4)
-    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=5, held=3))
+    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=5, held=3, lacking=(4, 500)))
     refuse_other_objects("voc07", place)
-    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=3, held=3))
+    monkeypatch.setitem(DATA, "voc07", replace(DATA["voc07"], train=3, held=3, lacking=(4, 500)))
     with pytest.raises(ValueError, match="has 3 images to train on"):
         refuse_other_objects("voc07", place)
+
+
+@pytest.mark.parametrize(
+    ("train", "held", "classes", "known"),
+    [
+        (343_000, 10_060, 200, True),  # our halves of the validation images, and the training images with objects
+        (343_000, 9_917, 200, True),  # other halves, which lack some
+        (456_567 + 10_061, 10_060, 200, True),
+        (100_000, 10_060, 200, False),
+        (343_000, 5_100, 200, False),  # half of what is held out
+        (343_000, 20_121, 200, False),
+        (343_000, 10_060, 199, False),
+    ],
+)
+def test_imagenet_s_detection_set_is_known_whatever_its_halves(monkeypatch, train, held, classes, known):
+    found = SimpleNamespace(train=range(train), validation=range(held), test=None, classes=range(classes))
+    monkeypatch.setattr("residual.reproduce.data.open_objects", lambda place, *, lists, workers: found)
+    if known:
+        refuse_other_objects("imagenet-det", "somewhere")
+    else:
+        with pytest.raises(ValueError, match="somewhere is not ImageNet detection"):
+            refuse_other_objects("imagenet-det", "somewhere")
+    assert held_out(found, DATA["imagenet-det"].lists) is found.validation
 
 
 def test_lists_that_are_not_there_and_other_layouts_are_refused_by_name(tmp_path, shared_data):
@@ -203,7 +223,3 @@ def test_weights_of_another_network_or_of_other_classes_are_refused(tmp_path):
     refuse_other_weights("resnet18-tiny-imagenet", weights("right", 200))
     with pytest.raises(ValueError, match="is not VGG-16 trained on ImageNet"):
         refuse_other_weights("vgg16-imagenet", str(tmp_path / "right"))
-
-
-def test_what_cannot_be_read_yet_is_nowhere(tmp_path):
-    assert where("imagenet-det", {"imagenet-det": tmp_path}) is None

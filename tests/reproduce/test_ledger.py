@@ -163,20 +163,3 @@ def test_a_difference_that_several_runs_share_is_told_once():
     papers = [ledger.cifar(describe(f"resnet{layers}")) for layers in (20, 32, 110)]
     assert ledger.ledger(zip(papers, ours, strict=True)) == differences(papers[0], ours[0])
     assert len(ledger.ledger([(papers[0], ours[0]), (papers[2], ours[0])])) == len(differences(papers[2], ours[0]))
-
-
-def test_a_cost_is_quoted_from_its_record_and_none_is_made_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(ledger, "RESULTS", tmp_path)
-    monkeypatch.setattr(ledger, "COSTS", {"batch": ("ablation.json", "effect"), "rate": ("missing.json", "effect")})
-    (tmp_path / "ablation.json").write_text('{"effect": "0.1 points (n = 3)"}')
-    ours = replace(CIFAR, batch=64, rate=0.2, devices=1)
-    costs = {each["what"]: each["cost"] for each in differences(CIFAR, ours)}
-    assert costs == {"devices": None, "batch": "0.1 points (n = 3)", "rate": None}
-
-
-def test_every_cost_that_is_named_is_a_field_with_a_record():
-    names = {field.name for field in fields(Protocol)}
-    for name, (file, _) in ledger.COSTS.items():
-        assert name in names
-        assert ledger.RESULTS.joinpath(file).is_file() or not ledger.RESULTS.is_dir()
-        assert ledger.cost(name) or not ledger.RESULTS.is_dir()

@@ -14,6 +14,7 @@ from residual.pipeline import Plan, Stop, planned, read_data
 from residual.recipes.demo import demo
 from residual.records import RunFolder, write_json
 from residual.reproduce import measures
+from residual.reproduce.exam import found
 from residual.weights.sources import load
 
 LINES = (  # step, epoch, training error of the iterations since the line before
@@ -95,30 +96,53 @@ def test_a_top_5_error_of_few_classes_is_refused(written):
 def test_an_error_under_a_protocol_is_that_of_evaluate_and_is_measured_once(trained, views, monkeypatch):
     network = load(trained)
     preprocessing = network.card.preprocessing
-    scores = score_views(
-        network, measures.held_out(read_data(planned(trained))), preprocessing, views(one_crop(preprocessing))
-    )
-    assert measures.error_under(views)([trained]) == top_k_error(scores)
+    _, images = measures.held_out(read_data(planned(trained)))
+    scores = score_views(network, images, preprocessing, views(one_crop(preprocessing)))
+    name = views(one_crop(preprocessing)).name
+    assert measures.error_under(name)([trained]) == top_k_error(scores)
     monkeypatch.setattr(measures, "_seen", None)  # a second look would fail
-    assert measures.error_under(views, top=5)([trained]) == top_k_error(scores, 5)
+    assert measures.error_under(name, top=5)([trained]) == top_k_error(scores, 5)
 
 
-def test_a_kept_error_of_another_protocol_is_measured_again(trained):
-    error = measures.error_under(ten_crop)([trained])
-    path = trained / "evaluation-ten-crop.json"
-    kept = json.loads(path.read_bytes())
-    write_json(path, kept | {"top1_error": 0.0, "protocol": kept["protocol"] | {"pad": 1}})
-    assert measures.error_under(ten_crop)([trained]) == error
+def test_a_kept_error_of_another_protocol_is_measured_again(trained, monkeypatch):
+    """Its name was all that was looked at."""
+    error = measures.error_under("ten-crop")([trained])
+    (path,) = [
+        path
+        for path in trained.glob("exam-*.json")
+        if (kept := json.loads(path.read_bytes()))["way"].get("protocol") == "ten-crop" and len(kept["weights"]) == 1
+    ]
+    changed = kept | {"found": kept["found"] | {"top1_error": 0.0}, "rules": [kept["rules"][0] | {"pad": 1}]}
+    write_json(path, changed)
+    assert measures.error_under("ten-crop")([trained]) == error
+    write_json(path, kept)
+    way = measures.Views(protocol="ten-crop")
+    assert found(way, [trained])
+    monkeypatch.setitem(measures.PROTOCOLS, "ten-crop", lambda once: replace(ten_crop(once), pad=1))
+    assert found(way, [trained]) is None
 
 
-def test_an_ensemble_of_one_network_with_itself_is_that_network(trained):
-    assert measures.error_under(ten_crop)([trained, trained]) == measures.error_under(ten_crop)([trained])
+def test_responses_to_another_number_of_images_are_measured_again(trained, monkeypatch):
+    measures.layer_responses(trained)
+    assert found(measures.Responses(), [trained])
+    monkeypatch.setattr(measures, "ANALYZED", 100)
+    assert found(measures.Responses(), [trained]) is None
+
+
+def test_an_ensemble_of_one_network_with_itself_is_that_network_and_is_measured_once(trained, monkeypatch):
+    alone = measures.error_under("ten-crop")([trained])
+    assert measures.error_under("ten-crop")([trained, trained]) == alone
+    monkeypatch.setattr(measures, "_seen", None)
+    assert measures.error_under("ten-crop")([trained, trained]) == alone
 
 
 def test_responses_are_kept_in_order_and_sorted(trained):
     found = measures.layer_responses(trained)
     assert len(found) == 7
-    assert json.loads((trained / "responses.json").read_bytes()) == {"images": 500, "std": found}
+    (kept,) = [
+        read for path in trained.glob("exam-*.json") if "std" in (read := json.loads(path.read_bytes())["found"])
+    ]
+    assert kept == {"images": 500, "std": found}
     assert measures.responses_in_order(trained)["response"] == list(enumerate(found, start=1))
     ordered = [std for _, std in measures.responses_sorted(trained)["response"]]
     assert ordered == sorted(found, reverse=True)
@@ -126,7 +150,7 @@ def test_responses_are_kept_in_order_and_sorted(trained):
 
 
 def test_the_first_response_is_that_of_the_stem(trained):
-    network, images = load(trained), measures.held_out(read_data(planned(trained)))
+    network, (_, images) = load(trained), measures.held_out(read_data(planned(trained)))
     pixels = torch.cat(list(images.stream([torch.arange(len(images))])))
     with torch.inference_mode():
         normalized = Normalize(network.card.preprocessing)(pixels)

@@ -5,8 +5,9 @@ import pytest
 
 from residual.records import write_json
 from residual.reproduce.budget import Allocation
+from residual.reproduce.exam import Drawn, Exam, Examined, Way
 from residual.reproduce.experiment import Line, Printed
-from residual.reproduce.record import POINTS, Evidence, _mean_curve, build, read_known
+from residual.reproduce.record import POINTS, Evidence, _mean_curve, build
 from residual.reproduce.store import Failure, Run, Store, iterations, shortened
 
 
@@ -120,6 +121,76 @@ def test_a_row_that_lost_a_run_is_not_judged_by_its_survivors(tmp_path, planted,
     assert found["rows"][1]["n"] == 4
 
 
+class Counted(Way, frozen=True, kw_only=True, tag=True):
+    """An exam whose answer is written by hand."""
+
+    @property
+    def words(self):
+        return "a look"
+
+    def recorded(self, runs):
+        answer = runs[0] / "answer.json"
+        return {"number": json.loads(answer.read_text())} if answer.is_file() else None
+
+
+def asked_for(planted):
+    """The deep network's number is found in an exam."""
+    shallow, deep = with_paper(planted, Printed(value=51.0), Printed(value=61.0)).rows[:2]
+    deep = replace(deep, measure=Examined(Counted(), lambda found: found["number"]))
+    return replace(planted, rows=(shallow, deep, *planted.rows[2:]))
+
+
+def with_answers(about, experiment, *seeds):
+    for seed in seeds:
+        run = Run(setting=experiment.rows[1].settings[0], seed=seed)
+        write_json(about.store.path(run) / "answer.json", 60.0 + seed)
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_a_row_whose_exam_failed_is_not_judged_by_the_others(tmp_path, planted, remembered):
+    """In the next sitting it was forgotten, and two of three had a verdict."""
+    small = asked_for(planted)
+    about = evidence(tmp_path, small)
+    with_answers(about, small, 0, 2)
+    lost = Exam(way=Counted(), runs=(Run(setting=small.rows[1].settings[0], seed=1),))
+    if remembered:
+        lost.set_failed(about.store, Failure(reason="no memory", diverged=False))
+    found = build(small, replace(about, failed={} if remembered else {lost.key: "no memory"}))
+    deep = found["rows"][1]
+    assert deep["n"] == 2
+    assert deep["verdict"] == "not tested at this budget"
+    assert deep["reason"].startswith("seed 1 was lost: no memory; ")
+    assert found["claims"][0]["verdict"] == "not tested at this budget"
+    (left,) = found["left_out"]
+    assert (left["what"], left["why"]) == ("plain-14: a look of 1 trained seed", "no memory")
+    with_answers(about, small, 1)
+    assert build(small, about)["rows"][1]["verdict"] == "agrees", "it was taken after all"
+
+
+def test_what_is_due_is_left_out_by_name_even_where_a_measure_fails(tmp_path, planted):
+    small = asked_for(planted)
+    about = evidence(tmp_path, small)
+    with_answers(about, small, 0)
+    (about.store.path(Run(setting=small.rows[1].settings[0], seed=0)) / "answer.json").write_text('"no number"')
+    deep = replace(small.rows[1], measure=Examined(Counted(), lambda found: float(found["number"])))
+    found = build(replace(small, rows=(small.rows[0], deep, *small.rows[2:])), about)
+    assert "could not convert" in found["rows"][1]["reason"]
+    assert [part["what"] for part in found["left_out"]] == ["plain-14: a look of 2 trained seeds"]
+
+
+def test_a_line_waits_for_its_own_exam_and_for_no_other(tmp_path, planted):
+    small = asked_for(planted)
+    about = evidence(tmp_path, small)
+    with_answers(about, small, 0)
+    deep = small.rows[1].settings[0]
+    lines = (
+        Line(name="read", panel="", setting=deep, of=lambda run: {"error": [(0.0, 1.0)]}),
+        Line(name="looked", panel="", setting=deep, of=Drawn(Counted(), lambda found: {"": [(0.0, found["number"])]})),
+    )
+    found = build(replace(small, lines=lines), about)
+    assert [(line["name"], line["seeds"]) for line in found["lines"]] == [("read", 3), ("looked", 1)]
+
+
 def test_where_the_paper_says_that_a_network_fails_a_run_that_diverged_counts_as_one_that_guesses(tmp_path, planted):
     bound = with_paper(planted, Printed(value=51.0), Printed(value=20.0, kind="above", n=5))
     about = evidence(tmp_path, bound)
@@ -186,13 +257,6 @@ def test_curves_are_averaged_over_the_seeds_and_thinned(tmp_path, planted):
     assert points[-1] == (999.0, 1_050.0)
     assert _mean_curve([]) == []
     assert _mean_curve([[(0.0, 1.0)], [(0.0, 3.0)]]) == [(0.0, 2.0)]
-
-
-def test_what_is_no_record_is_read_as_an_empty_one(tmp_path):
-    for text in ("", "{", "[]", '{"experiment": 3}'):
-        (tmp_path / "record.json").write_text(text)
-        assert read_known(tmp_path / "record.json") == {}
-    assert read_known(tmp_path / "none.json") == {}
 
 
 def test_the_length_of_a_finished_run_is_on_record(tmp_path, planted):

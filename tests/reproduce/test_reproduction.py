@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 from dataclasses import replace
@@ -7,13 +8,22 @@ from dataclasses import replace
 import pytest
 
 from residual.pipeline import Plan, Stop, planned, train
+from residual.recipes.demo import demo
 from residual.recipes.detection import at_side, detection_recipe
 from residual.records import AlreadyRunning, RunFolder
 from residual.reproduce import detection_ledger, jobs, reproduction, work
+from residual.reproduce.calibrate import Calibration, Price
 from residual.reproduce.detection_measures import map50, precision
-from residual.reproduce.experiment import DetectionSetting, Experiment, Printed, Row
+from residual.reproduce.exam import Exam
+from residual.reproduce.experiment import Claim, DetectionSetting, Experiment, Printed, Row, Setting
+from residual.reproduce.measures import Views, error_under, mean_response
+from residual.reproduce.measures import test_error as held_out_error
 from residual.reproduce.reproduction import Doing, Order, Planned, Recorded, needed, reproduce, why_not
 from residual.reproduce.store import Run, Store
+
+NARROW = {"widths": (2, 2, 4), "stem_width": 2}
+SHORT = replace(demo(), name="short", epochs=None, iterations=2)
+LONG = replace(demo(), name="long", epochs=None, iterations=100_000)
 
 
 def follow(order: Order, stop: Stop | None = None) -> list[object]:
@@ -193,6 +203,21 @@ def test_the_time_left_is_corrected_by_the_speed_of_this_sitting(tmp_path, setti
     assert board.seconds_of(runs[0]) == 0
 
 
+def test_what_is_known_to_be_done_is_not_looked_for_on_every_beat(tmp_path, setting, monkeypatch):
+    run = Run(setting=setting(), seed=0)
+    exam = Exam(way=Views(protocol="ten-crop"), runs=(run,))
+    board = work.Board([run], [exam], store=Store(tmp_path), cost=lambda work: 10.0, jobs=1)
+    monkeypatch.setattr(Exam, "is_over", None)
+    monkeypatch.setattr(Store, "state", None)
+    pending = [exam]
+    assert work._next(pending, board, None) is None, "its run is not done"
+    board.saw(work.Ended(run=run, seconds=10))
+    assert work._next(pending, board, None) is exam
+    board.saw(work.Ended(run=exam, seconds=10))
+    assert (board.done, board.taken) == ({run.key}, {exam.key})
+    assert board.seconds_left() == 0
+
+
 def test_a_plan_says_how_many_trainings_there_are(done, experiment):
     _, events = done(experiment)
     (planned,) = [event for event in events if isinstance(event, Planned)]
@@ -232,6 +257,116 @@ def test_a_detector_goes_through_the_same_store_jobs_and_record(tmp_path):
     assert [type(event) for event in again] == [Recorded]
 
 
+def examined(out, name="ways", seeds=2):
+    """Two trainings whose rows look at their images in two ways, and together."""
+    one, other = (Setting(model=model, recipe=SHORT, data="shapes", changes=NARROW) for model in ("plain8", "resnet8"))
+    ways = {"ten": ((one,), "ten-crop"), "scales": ((one,), "multi-scale"), "both": ((one, other), "ten-crop")}
+    rows = tuple(
+        Row(name=row, unit="%", settings=settings, measure=error_under(views), seeds=seeds)
+        for row, (settings, views) in ways.items()
+    )
+    small = Experiment(name=name, title="", source="", claim="", rows=rows, data=("shapes",))
+    return Order(experiments=(small,), out=out, device="cpu", jobs=1)
+
+
+@pytest.fixture(scope="session")
+def ways(tmp_path_factory):
+    """Such an experiment, reproduced once.  Not to be written to."""
+    out = tmp_path_factory.mktemp("ways")
+    return out, follow(examined(out))
+
+
+def of_exams(events: list[object], kind: type) -> list[str]:
+    return [event.run.name for event in events if isinstance(event, kind) and isinstance(event.run, Exam)]
+
+
+def test_exams_are_taken_by_jobs_as_soon_as_their_runs_are_done(ways):
+    _, events = ways
+    begun = [event.run for event in events if isinstance(event, work.Began)]
+    assert len(of_exams(events, work.Ended)) == 6, "three ways, two seeds"
+    for number, run in enumerate(begun):
+        if isinstance(run, Exam):
+            assert {each.key for each in run.runs} <= {each.key for each in begun[:number]}
+    last = next(number for number, run in enumerate(begun) if isinstance(run, Run) and run.seed == 1)
+    assert any(isinstance(run, Exam) for run in begun[:last]), "before the next seed is trained"
+    assert [row["n"] for row in events[-1].record["rows"]] == [2, 2, 2]
+
+
+def test_another_experiment_and_the_same_command_again_take_no_exam_twice(ways):
+    out, events = ways
+    again = follow(examined(out))
+    assert [type(event) for event in again] == [Recorded]
+    assert again[0].record["rows"] == events[-1].record["rows"]
+    other = follow(examined(out, name="others"))
+    assert [type(event) for event in other] == [Recorded]
+    assert [row["ours"] for row in other[0].record["rows"]] == [row["ours"] for row in events[-1].record["rows"]]
+
+
+def test_an_exam_that_was_lost_is_taken_again_without_a_training(ways, tmp_path):
+    out, events = ways
+    shutil.copytree(out, tmp_path / "copy")
+    lost = sorted((tmp_path / "copy").glob("runs/*/exam-*.json"))[0]
+    lost.unlink()
+    again = follow(examined(tmp_path / "copy"))
+    assert names(again, work.Ended) == of_exams(again, work.Ended)
+    assert len(names(again, work.Ended)) == 1
+    assert [row["ours"] for row in again[-1].record["rows"]] == [row["ours"] for row in events[-1].record["rows"]]
+
+
+def test_a_stopped_command_does_not_measure_and_says_what_is_left_out(ways, tmp_path):
+    out, _ = ways
+    shutil.copytree(out, tmp_path / "copy")
+    for kept in (tmp_path / "copy").glob("runs/*/exam-*.json"):
+        kept.unlink()
+    order, stop, events = examined(tmp_path / "copy"), Stop(), []
+    for event in reproduce(order, stop=stop):
+        events.append(event)
+        stop.signal = signal.SIGTERM
+    assert not list((tmp_path / "copy").glob("runs/*/exam-*.json"))
+    told = events[-1].record["left_out"]
+    assert [each["what"] for each in told] == [
+        "ten: ten-crop of 2 trained seeds",
+        "scales: multi-scale of 2 trained seeds",
+        "both: ten-crop of 2 trained seeds",
+    ]
+    assert {each["why"] for each in told} == {"stopped before it was done"}
+    assert [row["n"] for row in events[-1].record["rows"]] == [0, 0, 0]
+
+
+def test_an_exam_that_fails_costs_its_row_and_no_other(tmp_path):
+    order = examined(tmp_path, seeds=1)
+    (small,) = order.experiments
+    setting = Setting(model="resnet8", recipe=SHORT, data="shapes", changes=NARROW | {"order": "full"})
+    impossible = Row(name="impossible", unit="", settings=(setting,), measure=mean_response)
+    events = follow(replace(order, experiments=(replace(small, rows=(small.rows[0], impossible)),)))
+    (failed,) = [event for event in events if isinstance(event, work.Failed)]
+    assert isinstance(failed.run, Exam)
+    assert not failed.again, "it would fail again"
+    good, bad = events[-1].record["rows"]
+    assert (good["n"], bad["n"]) == (1, 0)
+    assert bad["verdict"] == "not tested at this budget"
+    assert "has no such place" in bad["reason"]
+
+
+def test_exams_are_in_the_price_of_a_plan(tmp_path, monkeypatch):
+    """A network that takes long to look at gets a shorter training than one that is read off its own record."""
+    lengths = {}
+    for name, measure in {"read": held_out_error, "looked": error_under("multi-scale")}.items():
+        rows = tuple(
+            Row(name=model, unit="%", measure=measure, settings=(Setting(model=model, recipe=LONG, data="shapes"),))
+            for model in ("plain8", "plain14")
+        )
+        claims = (Claim(text="", rising=("plain8", "plain14")),)
+        small = Experiment(name=name, title="", source="", claim="", rows=rows, claims=claims, data=("shapes",))
+        order = Order(experiments=(small,), out=tmp_path / name, device="cpu", jobs=1, budget=400.0)
+        planning = reproduction._Reproduction(order, order.experiments, tmp_path / name, Stop())
+        price = Price(mac=1e-11, layer=1e-5)
+        planning.calibration = Calibration(learning={"float32": price}, looking={"float32": price})
+        lengths[name] = set(planning.allocate().lengths.values())
+    (read,), (looked,) = lengths.values()
+    assert looked < 0.95 * read
+
+
 def test_a_detector_that_was_stopped_goes_on_in_a_new_job(tmp_path):
     setting = a_detector()
     setting = replace(setting, recipe=replace(setting.recipe, iterations=60))
@@ -255,6 +390,7 @@ def test_detectors_never_share_a_device_from_threads():
     assert reproduction.side_by_side("cuda", [small]) == 1
 
 
-def test_data_that_no_reader_knows_is_a_reason(experiment, tmp_path):
+def test_data_that_is_not_here_is_a_reason(experiment, tmp_path):
     far = replace(experiment(), data=("imagenet-det",))
-    assert "cannot read yet" in why_not(far, {"imagenet-det": tmp_path})
+    assert "say where it lies with --data imagenet-det=DIR" in why_not(far, {})
+    assert why_not(far, {"imagenet-det": tmp_path}) is None

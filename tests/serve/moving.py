@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from residual.data.decode import Pixels
 from residual.data.outlines import spread
 from residual.data.shapes import _cover
 from residual.detect.card import DetectorCard, card_of
+from residual.detect.detections import outlines_of
 from residual.detect.faster_rcnn import DetectorDescription
 from residual.detect.found import Found
 from residual.detect.procedure import Procedure
@@ -80,12 +81,10 @@ class Finder(nn.Module):
                 boxes.append(box)
                 labels.append(label)
                 scores.append(0.95 - 0.1 * label - float(mask.mean()))
-                masks.append(torch.from_numpy(mask))
+                masks.append(mask)
         order = np.argsort([-score for score in scores])
         told: list[Any] = [torch.tensor(np.array(each, np.float32)[order]) for each in (boxes, scores)]
-        kept: Tensor | None = None
-        if self.masks:
-            kept = torch.stack([masks[each] for each in order]) if masks else torch.zeros(0, *pixels.shape[:2]) > 0
+        kept = outlines_of(np.array(masks, bool).reshape(-1, *pixels.shape[:2])[order]) if self.masks else None
         return Found(told[0].reshape(-1, 4), torch.tensor(labels, dtype=torch.int64)[order], told[1], kept)
 
 

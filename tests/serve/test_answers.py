@@ -77,14 +77,19 @@ def test_the_table_has_a_row_for_each_detection(tmp_path: Path):
 
 
 def test_of_nothing_the_documents_are_empty_and_whole(tmp_path: Path):
-    assert documents(tmp_path, []) == Tally(objects=0, pictures=0, bad=0, problem=None)
+    assert documents(tmp_path, []) == Tally(objects=0, pictures=0, images=0, bare=0, bad=0, problem=None)
     document = json.loads((tmp_path / DOCUMENT).read_text())
     assert (document["images"], document["videos"]) == ([], [])
     assert len((tmp_path / TABLE).read_text().splitlines()) == 1
 
 
 def test_what_was_found_is_counted(tmp_path: Path):
-    assert documents(tmp_path, ENTRIES) == Tally(objects=3, pictures=3, bad=2, problem="damaged")
+    assert documents(tmp_path, ENTRIES) == Tally(objects=3, pictures=3, images=1, bare=0, bad=2, problem="damaged")
+
+
+def test_images_on_which_nothing_is_are_counted_frames_are_not(tmp_path: Path):
+    told = documents(tmp_path, [ENTRIES[0], ImageAnswer(path="z.png", size=(9, 8), detections=[]), *ENTRIES[1:]])
+    assert (told.images, told.bare, told.pictures) == (2, 1, 4)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

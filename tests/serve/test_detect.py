@@ -1,6 +1,7 @@
 """Detection on images and videos: every source has its answer, and an interruption changes no byte."""
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -8,16 +9,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from PIL import Image
 
+from residual.data.decode import Pixels
 from residual.data.outlines import mask_of, read_outline
+from residual.detect.card import card_of
+from residual.detect.catalog import describe_detector
+from residual.detect.draw import colour
 from residual.detect.found import Found
 from residual.detect.procedure import IMPROVED, Procedure
 from residual.serve import detect as serving
-from residual.serve.answers import DOCUMENT, JOURNAL, TABLE, tally, write_documents
-from residual.serve.detect import begun, detect, improved, sources
+from residual.serve.answers import DOCUMENT, JOURNAL, TABLE, Detection, tally, write_documents
+from residual.serve.detect import Look, begun, detect, improved, sources
 from residual.serve.journal import Journal
 
 STEPS = 10_000
@@ -70,6 +76,71 @@ def test_what_is_on_an_image_is_told_in_its_pixels(moving: ModuleType, tmp_path:
         assert one["track"] is None
 
 
+def test_of_one_class_each_object_has_a_colour_of_its_own_and_a_crowd_no_names():
+    pixels, fills = np.zeros((400, 600, 3), np.uint8), [colour(number) for number in range(12)]
+    told = [Detection(label="cell", probability=0.9, box=(*place, place[0] + 60, place[1] + 60), track=None)
+            for place in itertools.product(range(20, 600, 150), range(40, 400, 130))]  # fmt: skip
+
+    def drawn(count: int, name: str, *others: str) -> Pixels:
+        named = [msgspec.structs.replace(one, label=name) for one in told[:count]]
+        return serving._drawn(pixels, named, (*others, name))
+
+    def seen(picture: Pixels) -> set[int]:
+        return {number for number, fill in enumerate(fills) if (picture == fill).all(axis=2).any()}
+
+    assert seen(drawn(3, "cell")) == {0, 1, 2}
+    assert seen(drawn(12, "cell")) == set(range(12))
+    assert seen(drawn(3, "cell", "plant")) == {1}
+    for count, others, named in ((8, (), True), (9, (), False), (12, ("plant",), True)):
+        assert (drawn(count, "cell", *others) != drawn(count, "leaf", *others)).any() == named
+
+
+def guesser(moving: ModuleType) -> Any:
+    """A localizer whose first guess has the least probability, as where a classifier tells the classes."""
+
+    class Guesser(moving.Finder):
+        def find(self, pixels: Pixels, procedure: Procedure | None = None) -> Found:
+            found = super().find(pixels)
+            return Found(found.boxes.flip(0), found.labels.flip(0), found.scores.flip(0))
+
+    finder, rgb = Guesser(), (0.5, 0.5, 0.5)
+    described = describe_detector("localizer_small", moving.CLASSES, side=64)
+    finder.card = card_of(
+        described, name="l", classes=moving.CLASSES, mean=rgb, std=(0.2, 0.2, 0.2), procedure=Procedure()
+    )
+    return finder
+
+
+def test_of_a_localizers_guesses_the_first_is_drawn(moving: ModuleType, tmp_path: Path):
+    document = look(guesser(moving), [pictures(moving, tmp_path / "pets") / "b" / "x.png"], tmp_path / "out", score=0.0)
+    (image,) = document["images"]
+    assert [one["class"] for one in image["detections"]] == ["square", "star", "circle"]
+    with Image.open(tmp_path / "out" / image["picture"]) as picture:
+        drawn = np.asarray(picture)
+    framed = [(drawn == colour(moving.CLASSES.index(one["class"]))).all(axis=2).any() for one in image["detections"]]
+    assert framed == [True, False, False]
+
+
+def test_where_a_localizers_first_guess_is_not_sure_enough_no_other_stands_for_it(moving: ModuleType, tmp_path: Path):
+    path = pictures(moving, tmp_path / "pets") / "b" / "x.png"
+    (image,) = look(guesser(moving), [path], tmp_path / "out", score=0.8)["images"]  # which the others reach
+    assert image["detections"] == []
+    with Image.open(tmp_path / "out" / image["picture"]) as picture, Image.open(path) as given:
+        larger = np.asarray(given).repeat(3, axis=0).repeat(3, axis=1)
+        np.testing.assert_array_equal(np.asarray(picture), larger)
+    asked = Look(guesser(moving), Procedure(), 0.8)
+    asked(moving.frame(150))
+    assert asked.surest == ("square", pytest.approx(0.73, abs=0.01))
+
+
+def test_what_was_surest_is_of_this_image_and_of_none_before(moving: ModuleType):
+    asked = Look(moving.Finder(), Procedure(), 0.5)
+    assert len(asked(moving.frame(0))) == 2
+    assert asked.surest == ("circle", pytest.approx(0.915, abs=0.001))
+    assert asked(moving.frame(0, there={})) == []
+    assert asked.surest is None
+
+
 def test_pictures_of_one_name_lie_apart_and_the_originals_are_untouched(moving: ModuleType, tmp_path: Path):
     folder = pictures(moving, tmp_path / "pets")
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*.*")}
@@ -107,14 +178,31 @@ def test_what_cannot_be_used_is_told_in_its_place(moving: ModuleType, tmp_path: 
     (folder / "b" / "x.png").write_bytes((folder / "b" / "x.png").read_bytes()[:300])
     (folder / "c.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(500))
     (folder / "notes.txt").write_text("hello")
+    (folder / "empty.mp4").touch()
+    (folder / "page.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
     (tmp_path / "empty").mkdir()
     document = look(moving.Finder(), [folder, tmp_path / "empty"], tmp_path / "out")
     told = {Path(one["path"]).name: one.get("problem") for one in document["images"] + document["videos"]}
     assert "cut short" in told["x.png"]
-    assert "not read" in told["c.mp4"]
-    assert "not an image" in told["notes.txt"]
+    assert "without the index of its frames" in told["c.mp4"]
+    assert told["notes.txt"] == "5 bytes of text that begin 'hello', neither an image nor a video"
+    assert told["empty.mp4"] == "the file is empty"
+    assert told["page.svg"].startswith("an SVG drawing; images are")
     assert "without files" in told["empty"]
     assert told["x.webp"] is None
+
+
+def test_no_decoder_sees_what_is_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def opened(*args: Any, **options: Any) -> None:
+        raise MemoryError
+
+    (tmp_path / "x.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    (tmp_path / "x.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "y.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    monkeypatch.setattr("PIL.Image.open", opened)
+    told = [source.problem for source in sources([tmp_path])]
+    formats = "images are read from JPEG, PNG, WebP, BMP and GIF files"
+    assert told == [f"a HEIC photograph; {formats}", f"an SVG drawing; {formats}", None]
 
 
 def test_weights_whose_answers_are_no_numbers_are_told_of(moving: ModuleType, tmp_path: Path, clip: Path):
@@ -246,6 +334,21 @@ def test_a_folder_without_images_is_refused(tmp_path: Path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="a folder without files"):
         sources([tmp_path / "empty"])
+
+
+def test_of_other_files_the_first_three_are_told_and_the_formats_once(tmp_path: Path):
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "b.svg").write_text("<svg xmlns='http://www.w3.org/2000/svg'/>")
+    formats = r"\.  Images are JPEG, PNG, WebP, BMP and GIF files, videos [\w, ]+$"
+    with pytest.raises(ValueError, match=rf"b\.svg': an SVG drawing{formats}"):
+        sources([tmp_path / "b.svg"])
+    some = r"': a\.jpg: the file is empty; b\.svg: an SVG drawing"
+    with pytest.raises(ValueError, match=some + formats):
+        sources([tmp_path])
+    for name, others in (("c", ""), ("d", "; and 1 other"), ("e", "; and 2 others")):
+        (tmp_path / name).write_text("a; b")
+        with pytest.raises(ValueError, match=rf"{some}; c: 4 bytes of text that begin 'a; b'[\w, ]+{others}{formats}"):
+            sources([tmp_path])
 
 
 def test_the_improved_procedure_is_table_9s_at_the_papers_size():

@@ -101,9 +101,10 @@ WRONG = {
     "a playlist": (lambda film: PLAYLIST % bytes(film), "not read"),
     "a list to join": (lambda film: b"ffconcat version 1.0\nfile %s\n" % bytes(film), "not read"),
     "text": (lambda film: b"hello", "not read"),
-    "nothing": (lambda film: b"", "not read"),
-    "half a video": (lambda film: film.read_bytes()[:20_000], "not read"),  # its table of contents stands at the end
-    "zeros": (lambda film: film.read_bytes()[:32] + bytes(10_000), "not read"),
+    "nothing": (lambda film: b"", "the file is empty"),
+    "half a video": (lambda film: film.read_bytes()[:20_000], "MP4, 20,000 bytes, cut short"),
+    "zeros": (lambda film: film.read_bytes()[:32] + bytes(10_000), r"without the index of its frames \(moov\)"),
+    "the end of a video": (lambda film: b"\0\0\0\x08ftyp" + film.read_bytes()[-500:], "MP4, 508 bytes, cut short"),
 }
 
 

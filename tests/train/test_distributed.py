@@ -16,7 +16,6 @@ from torch import nn
 
 from residual import pipeline
 from residual.data.batches import training_batches
-from residual.data.images import Images
 from residual.data.transforms import Augmentation, Normalize, Preprocessing, key
 from residual.events import Finished, Stopped
 from residual.models.catalog import describe
@@ -31,6 +30,7 @@ from residual.train.loop import Training, fit
 from residual.train.optimizer import Sgd, make_optimizer
 from residual.train.precision import Precision
 from residual.train.schedule import Schedule
+from tests.conftest import some_images
 
 CPU = Precision(torch.device("cpu"), bfloat16=False)
 
@@ -196,16 +196,6 @@ def test_processes_that_drop_other_blocks_in_other_parts_keep_the_same_weights(t
 
 
 # --- the same training ---
-
-
-def some_images() -> Images:
-    generator = torch.Generator().manual_seed(0)
-    return Images(
-        pixels=torch.randint(0, 256, (30, 8, 8, 3), dtype=torch.uint8, generator=generator),
-        labels=torch.arange(30) % 3,
-        classes=("a", "b", "c"),
-        names=tuple(map(str, range(30))),
-    )
 
 
 def train(

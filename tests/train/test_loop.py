@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from residual.data.batches import training_batches
-from residual.data.images import Images
 from residual.data.transforms import Augmentation, Normalize, Preprocessing, key
 from residual.models.catalog import describe
 from residual.models.resnet import ResNet
@@ -19,19 +18,10 @@ from residual.train.distributed import share_of
 from residual.train.loop import NonFinite, Training, fit
 from residual.train.optimizer import Sgd, make_optimizer
 from residual.train.precision import Precision
+from tests.conftest import some_images
 
 CPU = Precision(torch.device("cpu"), bfloat16=False)
 AUGMENTATION = Augmentation(pad=1, mixup=0.5)
-
-
-def some_images() -> Images:
-    generator = torch.Generator().manual_seed(0)
-    return Images(
-        pixels=torch.randint(0, 256, (30, 8, 8, 3), dtype=torch.uint8, generator=generator),
-        labels=torch.arange(30) % 3,
-        classes=("a", "b", "c"),
-        names=tuple(map(str, range(30))),
-    )
 
 
 def network(**changes: object) -> ResNet:

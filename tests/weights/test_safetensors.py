@@ -17,7 +17,7 @@ from residual.models.resnet import ResNet
 from residual.records import CannotWrite
 from residual.weights.card import Card, from_json, to_json
 from residual.weights.files import BadWeights
-from residual.weights.safetensors import KEY, MAX_HEADER, header, read, read_bare, read_header, save
+from residual.weights.safetensors import KEY, MAX_HEADER, header, read, read_bare, read_header, save, save_half
 
 SMALL = replace(describe("resnet8"), classes=3)
 CARD = Card(
@@ -99,6 +99,26 @@ def test_weights_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
 def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
     with pytest.raises(CannotWrite, match="nowhere"):
         save(tmp_path / "nowhere" / "x.safetensors", net().state_dict(), CARD)
+
+
+def test_half_is_half_of_the_size_and_comes_back_in_float32_rounded_once(path: Path, tmp_path: Path) -> None:
+    save_half(tmp_path / "half.safetensors", net().state_dict(), CARD)
+    tensors, card = read(tmp_path / "half.safetensors")
+    assert card == replace(CARD, history=CARD.history | {"stored_as": "float16"})
+    numbers = sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point())
+    saved = path.stat().st_size - (tmp_path / "half.safetensors").stat().st_size
+    assert abs(saved - 2 * numbers) < 200  # the headers tell different places
+    for name, tensor in net().state_dict().items():
+        assert tensors[name].dtype == tensor.dtype
+        torch.testing.assert_close(tensors[name], tensor, rtol=2**-11, atol=2**-25)
+
+
+def test_weights_too_large_for_half_are_not_written(tmp_path: Path) -> None:
+    state = net().state_dict()
+    state["classifier.bias"][1] = 70_000.0
+    with pytest.raises(BadWeights, match=r"'classifier\.bias' has values above 65,504.*write it in float32"):
+        save_half(tmp_path / "x.safetensors", state, CARD)
+    assert not (tmp_path / "x.safetensors").exists()
 
 
 def forged(change: Callable[[dict[str, torch.Tensor]], Any], path: Path, card: str | None = None) -> Path:
