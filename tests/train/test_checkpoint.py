@@ -208,6 +208,7 @@ def test_a_signal_during_a_save_waits_until_it_is_done(checkpoints, monkeypatch,
         raise SystemExit(128 + received)
 
     previous = signal.signal(signal.SIGTERM, stop)
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background process begins without
     fsync = os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: (signal.raise_signal(number), fsync(descriptor)))
     try:
@@ -215,6 +216,7 @@ def test_a_signal_during_a_save_waits_until_it_is_done(checkpoints, monkeypatch,
             checkpoints.save(1, some_tensors(), {})
     finally:
         signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, interrupt)
     assert checkpoints.newest().step == 1
 
 

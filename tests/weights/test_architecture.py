@@ -97,7 +97,11 @@ def test_halves_become_floats_and_are_told_and_counters_stay():
 
 @pytest.mark.parametrize(
     "name",
-    [name for name, known in catalog.items() if known.shortcut == "B" and known.order == "original"],
+    [
+        name
+        for name, known in catalog.items()  # of images, shapes tell only what a stem is usually for
+        if known.shortcut == "B" and known.order == "original" and not name.startswith("small_")
+    ],
 )
 @pytest.mark.parametrize("classes", [1, 1000])
 def test_a_network_with_option_b_is_known_by_its_shapes(name, classes):
