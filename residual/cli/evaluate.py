@@ -17,7 +17,10 @@ from residual.cli.terminal import next_step, refuse_new_file
 
 def evaluate(
     weights: Annotated[
-        Path, typer.Argument(metavar="RUN|WEIGHTS|SCORES", help="A run folder, a file of weights, or kept scores.")
+        Path,
+        typer.Argument(
+            metavar="RUN|WEIGHTS|SCORES", help="A run folder, a file of weights or resnet20_cifar10, or kept scores."
+        ),
     ],
     data: Annotated[
         str | None, typer.Option(metavar="DIR", help="A folder, or cifar10, ...; left out, the run's own data.")

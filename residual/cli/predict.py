@@ -11,7 +11,9 @@ from residual.cli.terminal import printable
 
 
 def predict(
-    weights: Annotated[Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder or a file of weights.")],
+    weights: Annotated[
+        Path, typer.Argument(metavar="RUN|WEIGHTS", help="A run folder, a file of weights, or resnet20_cifar10.")
+    ],
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE|DIR", help="Files or folders; - reads one image from standard input.")
     ],

@@ -59,6 +59,11 @@ def convert(
     Our form is a safetensors file that carries network, classes and preprocessing.
     """
     refuse_new_file(target)
+    if target.suffix != ".safetensors":
+        raise ValueError(
+            f"{target} would be a safetensors file by another name; call it {target.with_suffix('.safetensors')}, or "
+            "write a torch.save file for torchvision or timm: residual weights export"
+        )
     from residual.weights.sources import convert as write
 
     card = write(source, target, layout=layout, half=half)

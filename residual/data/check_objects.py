@@ -113,7 +113,7 @@ class ObjectCheck:
     whole: tuple[Marked, ...]  # boxes that cover nearly all of their image
     repeated: tuple[Marked, ...]  # objects that another one with the same box and class says again
     equal: tuple[Equal, ...]
-    one_class: bool  # no image has objects of two classes, though there are several: what localization is about
+    one_class: bool  # each image has objects of one class, of which there are several: what localization is about
     masks: bool  # every object has an outline
     without_outline: int  # objects, where others have one
     reached: dict[str, float]  # sides of anchors -> share of the training objects that one of them can overlap enough
@@ -145,7 +145,7 @@ def check_objects(data: ObjectDataset) -> ObjectCheck:
         whole=tuple(_whole(splits)),
         repeated=tuple(_repeated(splits)),
         equal=tuple(_equal(splits)),
-        one_class=len(data.classes) > 1 and all(len(np.unique(here.labels)) < 2 for here in every),
+        one_class=len(data.classes) > 1 and all(len(np.unique(here.labels)) == 1 for here in every),
         masks=all(outlined),
         without_outline=outlined.count(False) if any(outlined) else 0,
         reached={", ".join(map(str, sides)): _reached(data.train, sides) for sides in ANCHORS},

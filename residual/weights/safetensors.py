@@ -30,7 +30,7 @@ MAX_HEADER = 16 << 20  # bytes: a hundred times what ResNet-1202 needs; JSON gro
 
 
 def save(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], card: Card) -> None:
-    """Write weights and their card, durably (law 4).
+    """Write weights and their card, durably (law 4), in float32.
 
     tensors: a state dict of the network the card describes.  Refuses any other, and values not finite.
     """

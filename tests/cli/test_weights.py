@@ -145,3 +145,10 @@ def test_what_can_be_fetched_is_listed_with_what_is_claimed(say: Callable[..., A
     assert "resnet50          torchvision/IMAGENET1K_V1    23.87   7.14   torchvision" in said.out
     rows = json.loads(say("weights", "list", "--json").out)
     assert {row["network"]: row["top1_error"] for row in rows}["resnet20"] == 8.27
+
+
+def test_our_form_is_not_written_under_a_name_of_torch_save_s(say: Callable[..., Any], trained: Path):
+    said = say("weights", "convert", trained, "mine.pth")
+    assert said.code == 2
+    assert "call it mine.safetensors" in said.err
+    assert not Path("mine.pth").exists()
