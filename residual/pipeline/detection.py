@@ -1,11 +1,9 @@
 """Images with objects: a detector learns where they are and what they are."""
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +39,7 @@ from residual.events import Measured, Note, Started
 from residual.models.resnet import ResNet
 from residual.pipeline.run import FEW, Run
 from residual.recipes.detection_plan import DetectionPlan
-from residual.recipes.plan import BESIDE_THE_POINT, refuse_other, told
+from residual.recipes.plan import BESIDE_THE_POINT, circumstances, data_description, refuse_other, told
 from residual.train import distributed
 from residual.train.average import WeightAverage
 from residual.train.distributed import share_of
@@ -311,34 +309,22 @@ class DetectionGround:
     def description(self, run: Path, *, processes: int, environment: dict[str, Any]) -> dict[str, Any]:
         """run.json: everything there is to know about this run before it begins."""
         data = self.data
-        localizes = self.card.localizer is not None
         return {
             "name": run.name,
-            "task": "localization" if localizes else "detection",
+            "task": "detection" if self.card.localizer is None else "localization",
             "plan": asdict(self.plan),
             "model": {"name": self.plan.model, **asdict(self.card.described)},
             "card": msgspec.to_builtins(self.card),
             "recipe": asdict(self.plan.recipe),
             "data": {
-                "origin": data.origin,
-                "fingerprint": data.train.fingerprint,
-                "fingerprints": {name: images.fingerprint for name, images in data.splits().items()},
-                "counts": {name: len(images) for name, images in data.splits().items()},
+                **data_description(data),
                 "train_images": "".join(sorted(data.train.marks)[:MARKED]),
                 "objects": {name: sum(map(len, images.objects)) for name, images in data.splits().items()},
-                "classes": list(data.classes),
-                "split": data.split,
-                "problems": [asdict(problem) for problem in data.problems],
                 "notes": list(data.notes),
             },
             "procedure": asdict(self.card.procedure),
             "seed": self.plan.seed,
-            "precision": self.precision.format,
-            "device": str(self.precision.device),
-            "processes": processes,
-            "environment": dict(environment),
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            **circumstances(self.precision, processes=processes, environment=environment),
             "stages": [],
         }
 

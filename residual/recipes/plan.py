@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from residual.data.images import Dataset
+from residual.data.open_objects import ObjectDataset
 from residual.data.transforms import Preprocessing
 from residual.models.cost import stages
 from residual.models.description import Description
@@ -86,29 +87,15 @@ class Ground:
 
     def description(self, run: Path, *, processes: int, environment: Mapping[str, Any]) -> dict[str, Any]:
         """run.json: everything there is to know about this run before it begins."""
-        data = self.data
         return {
             "name": run.name,
             "plan": asdict(self.plan),
             "model": {"name": self.plan.model, **asdict(self.model)},
             "recipe": asdict(self.recipe),
-            "data": {
-                "origin": data.origin,
-                "fingerprint": data.train.fingerprint,
-                "fingerprints": {name: images.fingerprint for name, images in data.splits().items()},
-                "counts": {name: len(images) for name, images in data.splits().items()},
-                "classes": list(data.classes),
-                "split": data.split,
-                "problems": [asdict(problem) for problem in data.problems],
-            },
+            "data": data_description(self.data),
             "preprocessing": asdict(self.preprocessing),
             "seed": self.plan.seed,
-            "precision": self.precision.format,
-            "device": str(self.precision.device),
-            "processes": processes,
-            "environment": dict(environment),
-            "command": sys.argv,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            **circumstances(self.precision, processes=processes, environment=environment),
             "stages": [asdict(stage) for stage in stages(self.model)],
         }
 
@@ -124,6 +111,32 @@ class Ground:
         """A resumed run must see the images it began with, and the arithmetic.  then: its run.json."""
         fingerprints = {split: images.fingerprint for split, images in self.data.splits().items()}
         refuse_other(then, run, fingerprints, self.precision, where=self.plan.data)
+
+
+def data_description(data: Dataset | ObjectDataset) -> dict[str, Any]:
+    """What run.json says of images, of whatever kind: where they came from, how many, and what tells them apart."""
+    splits = data.splits()
+    return {
+        "origin": data.origin,
+        "fingerprint": data.train.fingerprint,
+        "fingerprints": {name: images.fingerprint for name, images in splits.items()},
+        "counts": {name: len(images) for name, images in splits.items()},
+        "classes": list(data.classes),
+        "split": data.split,
+        "problems": [asdict(problem) for problem in data.problems],
+    }
+
+
+def circumstances(precision: Precision, *, processes: int, environment: Mapping[str, Any]) -> dict[str, Any]:
+    """What run.json says of where and when a run begins."""
+    return {
+        "precision": precision.format,
+        "device": str(precision.device),
+        "processes": processes,
+        "environment": dict(environment),
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def refuse_other(

@@ -24,7 +24,7 @@ from residual.pipeline import planned_classification, read_data
 from residual.records import RunFolder, convert, read_json
 from residual.reproduce.arithmetic import Load, at_scales, looked, together
 from residual.reproduce.data import source
-from residual.reproduce.exam import Drawn, Examined, Tell, Way, examined, of_run, refuse_other_images
+from residual.reproduce.exam import Drawn, Examined, Tell, Way, of_run, refuse_other_images
 from residual.reproduce.experiment import AnySetting, Measure
 from residual.train.precision import pick_device
 from residual.weights.sources import load
@@ -258,8 +258,3 @@ responses_in_order = Drawn(Responses(), _in_order)
 """Standard deviation of each 3x3 layer's response against the number of the layer, from 1."""
 responses_sorted = Drawn(Responses(), _sorted)
 """The same, the strongest first."""
-
-
-def layer_responses(run: Path) -> list[float]:
-    """Standard deviations, in the order of the layers."""
-    return [float(std) for std in examined(Responses(), [run])["std"]]

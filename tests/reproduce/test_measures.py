@@ -14,7 +14,7 @@ from residual.pipeline import Plan, Stop, planned, read_data
 from residual.recipes.demo import demo
 from residual.records import RunFolder, write_json
 from residual.reproduce import measures
-from residual.reproduce.exam import found
+from residual.reproduce.exam import examined, found
 from residual.weights.sources import load
 
 LINES = (  # step, epoch, training error of the iterations since the line before
@@ -107,8 +107,8 @@ def test_an_error_under_a_protocol_is_that_of_evaluate_and_is_measured_once(trai
 def test_a_kept_error_of_another_protocol_is_measured_again(trained, monkeypatch):
     """Its name was all that was looked at."""
     error = measures.error_under("ten-crop")([trained])
-    (path,) = [
-        path
+    ((path, kept),) = [
+        (path, kept)
         for path in trained.glob("exam-*.json")
         if (kept := json.loads(path.read_bytes()))["way"].get("protocol") == "ten-crop" and len(kept["weights"]) == 1
     ]
@@ -122,8 +122,13 @@ def test_a_kept_error_of_another_protocol_is_measured_again(trained, monkeypatch
     assert found(way, [trained]) is None
 
 
+def layer_responses(run):
+    """Standard deviations, in the order of the layers."""
+    return examined(measures.Responses(), [run])["std"]
+
+
 def test_responses_to_another_number_of_images_are_measured_again(trained, monkeypatch):
-    measures.layer_responses(trained)
+    layer_responses(trained)
     assert found(measures.Responses(), [trained])
     monkeypatch.setattr(measures, "ANALYZED", 100)
     assert found(measures.Responses(), [trained]) is None
@@ -137,7 +142,7 @@ def test_an_ensemble_of_one_network_with_itself_is_that_network_and_is_measured_
 
 
 def test_responses_are_kept_in_order_and_sorted(trained):
-    found = measures.layer_responses(trained)
+    found = layer_responses(trained)
     assert len(found) == 7
     (kept,) = [
         read for path in trained.glob("exam-*.json") if "std" in (read := json.loads(path.read_bytes())["found"])
@@ -155,4 +160,4 @@ def test_the_first_response_is_that_of_the_stem(trained):
     with torch.inference_mode():
         normalized = Normalize(network.card.preprocessing)(pixels)
         expected = network.stem.norm(network.stem.conv(normalized)).std(correction=0).item()
-    assert measures.layer_responses(trained)[0] == pytest.approx(expected, rel=1e-5)
+    assert layer_responses(trained)[0] == pytest.approx(expected, rel=1e-5)
